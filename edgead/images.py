@@ -1,0 +1,180 @@
+"""Decode, resize and draw images: the only place where pixels enter or leave.
+
+Everything inside edgead is uint8 ``(H, W, 3)`` RGB. Training, evaluation and stations call the same ``resize``, so no
+accuracy is lost between them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgead.errors import DataError
+
+Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Mask = npt.NDArray[np.bool_]  # (H, W), True where defective
+AnomalyMap = npt.NDArray[np.float32]  # (H, W), raw
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """Read one image file as uint8 ``(H, W, 3)`` RGB.
+
+    Grey, palette and 16-bit images are converted (16-bit by its high byte), an alpha channel is dropped.
+
+    Raises:
+        DataError: missing, empty, truncated, corrupt, or no image at all.
+    """
+    return decode_image(_read_bytes(path), name=str(path))
+
+
+def decode_image(data: bytes, *, name: str) -> Image:
+    """Decode the bytes of an image file as uint8 ``(H, W, 3)`` RGB; ``name`` is what errors call it."""
+    pixels = _decode(data, name)
+    if pixels.ndim == 2:
+        return np.ascontiguousarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    code = cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return np.ascontiguousarray(cv2.cvtColor(pixels, code), dtype=np.uint8)
+
+
+def read_mask(path: str | os.PathLike[str], *, expected_hw: tuple[int, int] | None = None) -> Mask:
+    """Read a defect mask as bool ``(H, W)``: any non-zero pixel is defective (0/1, 0/255, RGB and class ids alike).
+
+    Args:
+        expected_hw: height and width of the mask's image; checked when given.
+
+    Raises:
+        DataError: unreadable, or not of the image's size.
+    """
+    pixels = _decode(_read_bytes(path), str(path))
+    if pixels.ndim == 3:
+        pixels = pixels[..., :3].max(axis=2)
+    mask: Mask = pixels > 0
+    if expected_hw is not None and mask.shape != expected_hw:
+        raise DataError(
+            f"{path}: the mask is {mask.shape[1]}x{mask.shape[0]} but its image is {expected_hw[1]}x{expected_hw[0]}; "
+            "a mask must have the size of its image"
+        )
+    return mask
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return height and width of an image file."""
+    height, width = _decode(_read_bytes(path), str(path)).shape[:2]
+    return int(height), int(width)
+
+
+def resize(image: Image, size_hw: tuple[int, int], out: Image | None = None) -> Image:
+    """Resize an image with antialiasing: area average where it shrinks, bilinear where it grows.
+
+    Args:
+        image: uint8 ``(H, W, 3)``.
+        size_hw: height and width wanted, pixels.
+        out: uint8 array of the wanted size to write into, for callers that keep their own slots.
+    """
+    height, width = size_hw
+    if image.shape[:2] == (height, width):
+        if out is None:
+            return image
+        np.copyto(out, image)
+        return out
+    shrinks = image.shape[0] > height or image.shape[1] > width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    result = cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
+    return np.asarray(result, dtype=np.uint8)
+
+
+def resize_mask(mask: Mask, size_hw: tuple[int, int]) -> Mask:
+    """Resize a mask by area; a pixel counts when half of it is defective, and no defect ever vanishes.
+
+    A defect too thin to fill half of any target pixel keeps every pixel that it touches.
+    """
+    if mask.shape == size_hw:
+        return mask
+    share = cv2.resize(mask.astype(np.float32), size_hw[::-1], interpolation=cv2.INTER_AREA)
+    resized: Mask = share >= 0.5
+    return resized if resized.any() or not mask.any() else share > 0
+
+
+def write_png(path: str | os.PathLike[str], image: npt.NDArray[np.uint8]) -> None:
+    """Write uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey as PNG under a temporary name, then rename it.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    target = Path(path)
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written ({error.strerror}); choose a writable folder") from error
+
+
+def overlay(image: Image, anomaly_map: AnomalyMap, *, low: float, high: float) -> Image:
+    """Draw an anomaly map over its image: transparent at ``low`` and below, full colour at ``high`` and above.
+
+    Args:
+        image: uint8 ``(H, W, 3)``.
+        anomaly_map: float32 ``(h, w)``, raw; resized to the image.
+    """
+    level = np.clip((anomaly_map - low) / max(high - low, 1e-12), 0.0, 1.0).astype(np.float32)
+    level = np.asarray(cv2.resize(level, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR))
+    colours = cv2.applyColorMap((level * 255).astype(np.uint8), cv2.COLORMAP_JET)
+    colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    alpha = (0.65 * level)[..., None]
+    mixed: Image = (image * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return mixed
+
+
+def outline(image: Image, mask: Mask, colour: tuple[int, int, int] = (0, 255, 0)) -> Image:
+    """Draw the contours of a mask on a copy of its image."""
+    drawn = image.copy()
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, contours, -1, colour, max(1, image.shape[0] // 200))
+    return drawn
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); expected an image file") from error
+
+
+def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
+    """Decode to uint8 ``(H, W)``, ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA."""
+    if not data:
+        raise DataError(f"{name}: the file is empty; expected an image")
+    _refuse_truncated(data, name)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise DataError(f"{name}: cannot be decoded ({error.err}); expected {_kinds()}") from error
+    if pixels is None:
+        raise DataError(f"{name}: not an image, or a corrupt one; expected {_kinds()}")
+    if pixels.dtype == np.uint16:
+        return (pixels >> 8).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{name}: pixels are {pixels.dtype}; expected 8 or 16 bit integers")
+    return np.asarray(pixels)
+
+
+def _refuse_truncated(data: bytes, name: str) -> None:
+    """Refuse files cut short: the decoders of OpenCV fill what is missing with grey and say nothing."""
+    tail = data[-64:]
+    cut = (data[:2] == b"\xff\xd8" and b"\xff\xd9" not in tail) or (data[:4] == b"\x89PNG" and b"IEND" not in tail)
+    if cut:
+        raise DataError(f"{name}: the file is truncated (its end marker is missing); copy it again from its source")
+
+
+def _kinds() -> str:
+    return ", ".join(sorted(SUFFIXES))
