@@ -1,0 +1,103 @@
+"""The whole inspection as one module: pixels in, anomaly map and score out. What is exported, and what torch runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from edgead.cfrg.model import Cfrg, Output
+
+SIGMA = 4.0
+TRUNCATE = 4.0
+
+
+class Inspection(nn.Module):
+    """Pre-processing, the networks, map fusion, Gaussian and maximum of a CFRG (cfrg.forward needs no change).
+
+    The anomaly map is ``sum_i up(1 - cos(R_i, T_i)) + up(sigmoid(logits))``, smoothed by a Gaussian of sigma 4; the
+    score is its maximum. Neither is clamped or normalised.
+    """
+
+    def __init__(self, cfrg: Cfrg) -> None:
+        super().__init__()
+        self.cfrg = cfrg
+        self.fusion = MapFusion(cfrg.size_hw)
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uint8 ``(N, H, W, 3)`` RGB to float32 ``(N, H, W)`` and ``(N,)``."""
+        pixels = image.float().permute(0, 3, 1, 2)  # cast first: TensorRT refuses to transpose uint8
+        output = self.cfrg(self.cfrg.normalise(pixels))
+        anomaly_map = self.fusion(fused_parts(output))
+        return anomaly_map, anomaly_map.amax((1, 2))
+
+
+def fused_parts(output: Output) -> list[Tensor]:
+    """List the maps ``(N, 1, h_i, w_i)`` whose upsampled sum is the raw anomaly map."""
+    return [*output.disagreement.recovery, output.logits.float().sigmoid()]
+
+
+class MapFusion(nn.Module):
+    """Upsample maps to the image, add them and smooth the sum, all of it as two matrix products a size.
+
+    Upsampling and Gaussian are linear and separable, so ``A = sum_i M_i P_i M_i^T`` is exact, border included, where a
+    padded convolution is not, and the large map is only ever written once.
+    """
+
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.size_hw = size_hw
+        # Built here for every size that a level can have, so that a graph exporter sees constants.
+        self._matrices: dict[tuple[int, int], str] = {}
+        for side in set(size_hw):
+            reach = 1
+            while side % reach == 0 and side // reach >= 2:
+                name = f"spread_{side}_{side // reach}"
+                matrix = gaussian_matrix(side) @ upsampling_matrix(side, side // reach)
+                self.register_buffer(name, torch.from_numpy(matrix.astype(np.float32)), persistent=False)
+                self._matrices[side, side // reach] = name
+                reach *= 2
+
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        """Map ``(N, 1, h_i, w_i)`` parts to ``(N, H, W)``; parts of one size are added before they are spread."""
+        by_size: dict[tuple[int, int], Tensor] = {}
+        for part in parts:
+            size = (int(part.shape[2]), int(part.shape[3]))
+            by_size[size] = part if size not in by_size else by_size[size] + part
+        spread = [
+            torch.matmul(torch.matmul(self._matrix(0, h), part[:, 0]), self._matrix(1, w).T)
+            for (h, w), part in by_size.items()
+        ]
+        return torch.stack(spread).sum(0) if len(spread) > 1 else spread[0]
+
+    def _matrix(self, axis: int, side: int) -> Tensor:
+        matrix = getattr(self, self._matrices[self.size_hw[axis], side])
+        assert isinstance(matrix, Tensor)
+        return matrix
+
+
+def upsampling_matrix(size: int, small: int) -> npt.NDArray[np.float64]:
+    """Build the ``(size, small)`` matrix of linear interpolation with aligned corners."""
+    position = np.arange(size) * ((small - 1) / (size - 1))
+    low = np.minimum(position.astype(int), small - 2) if small > 1 else np.zeros(size, int)
+    matrix = np.zeros((size, small))
+    matrix[np.arange(size), low] = 1 - (position - low)
+    matrix[np.arange(size), low + 1] += position - low
+    return matrix
+
+
+def gaussian_matrix(size: int, sigma: float = SIGMA) -> npt.NDArray[np.float64]:
+    """Build the ``(size, size)`` matrix of a Gaussian whose border repeats the image mirrored, edge pixel included."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    taps = np.array([math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)])
+    taps /= taps.sum()
+    rows = np.repeat(np.arange(size), 2 * radius + 1)
+    folded = (rows + np.tile(np.arange(-radius, radius + 1), size)) % (2 * size)
+    columns = np.where(folded < size, folded, 2 * size - 1 - folded)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (rows, columns), np.tile(taps, size))
+    return matrix

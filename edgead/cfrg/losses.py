@@ -1,0 +1,64 @@
+"""The three losses of CFRG (3CAD, AAAI 2025), summed with weight 1."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgead.cfrg.model import Output
+
+
+class Losses(NamedTuple):
+    """One value each, all differentiable."""
+
+    distillation: Tensor
+    recovery: Tensor
+    segmentation: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Sum the three."""
+        return self.distillation + self.recovery + self.segmentation
+
+
+def losses(output: Output, clean_teacher: list[Tensor], mask: Tensor) -> Losses:
+    """Compute the losses of a corrupted batch.
+
+    Args:
+        output: of the corrupted images.
+        clean_teacher: teacher levels of the same images before corruption.
+        mask: ``(N, 1, H, W)`` in {0, 1}, 1 where corrupted.
+    """
+    return Losses(
+        distillation_loss(output.disagreement.student, mask),
+        recovery_loss(output.recovery, clean_teacher),
+        segmentation_loss(output.logits, mask),
+    )
+
+
+def distillation_loss(disagreement: list[Tensor], mask: Tensor) -> Tensor:
+    """Pull the student to the teacher on clean pixels and push it away on corrupted ones, mean over levels."""
+    size = mask.shape[2:]
+    levels = []
+    for distance in disagreement:
+        d = F.interpolate(distance, size, mode="bilinear", align_corners=False)
+        levels.append((mask * (1 - d) + (1 - mask) * d).mean())
+    return torch.stack(levels).mean()
+
+
+def recovery_loss(recovery: list[Tensor], clean_teacher: list[Tensor]) -> Tensor:
+    """Pull the recovered levels to the clean ones: one cosine a sample and level, sum over levels, mean over samples."""
+    levels = [
+        1 - F.cosine_similarity(clean.flatten(1).float(), recovered.flatten(1).float())
+        for clean, recovered in zip(clean_teacher, recovery, strict=True)
+    ]
+    return torch.stack(levels).sum(0).mean()
+
+
+def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Binary cross entropy; where the logits are smaller than the mask, its share of each logit's area is the target."""
+    target = mask if logits.shape == mask.shape else F.adaptive_avg_pool2d(mask, logits.shape[2:])
+    return F.binary_cross_entropy_with_logits(logits.float(), target)

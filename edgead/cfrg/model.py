@@ -1,0 +1,126 @@
+"""CFRG: coarse-to-fine anomaly detection with recovery guidance (3CAD, AAAI 2025), figure 4.
+
+    image --> teacher (frozen) --> levels T ----------------+--> gate --> segmentation --> logits
+      |                              |                      |
+      |                              +--> recovery --> R ---+
+      +--> student --------------------------------> S -----+
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from edgead.cfrg.backbones import Backbone, EfficientNet, resnet18, wide_resnet50_2
+from edgead.cfrg.cosine import CosineHead, Disagreement
+from edgead.cfrg.recovery import LightRecovery, ReferenceRecovery
+from edgead.cfrg.segmentation import LightSegmentation, ReferenceSegmentation
+from edgead.cfrg.student import LightStudent, ReferenceStudent
+from edgead.errors import ConfigError, nearest
+
+NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"]
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+
+
+class Output(NamedTuple):
+    """What one pass gives: levels, their disagreements, and the segmentation's logits ``(N, 1, h, w)``."""
+
+    teacher: list[Tensor]
+    student: list[Tensor]
+    recovery: list[Tensor]
+    disagreement: Disagreement
+    logits: Tensor
+
+
+class Cfrg(nn.Module):
+    """The five networks of CFRG for one category.
+
+    Attributes:
+        network: name of the configuration.
+        size_hw: height and width of the images, multiples of 32.
+    """
+
+    def __init__(
+        self,
+        network: NetworkName,
+        teacher: Backbone,
+        student: nn.Module,
+        recovery: nn.Module,
+        segmentation: nn.Module,
+        size_hw: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.size_hw = size_hw
+        self.teacher = teacher.requires_grad_(False)
+        self.student = student
+        self.recovery = recovery
+        self.cosine = CosineHead()
+        self.segmentation = segmentation
+        self.register_buffer("mean", torch.tensor(teacher.mean).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(teacher.std).reshape(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Bring RGB values 0..255 ``(N, 3, H, W)`` to the teacher's scale."""
+        return (pixels - self.mean) / self.std
+
+    def forward(self, image: Tensor) -> Output:
+        """Run all networks on a normalised image ``(N, 3, H, W)``."""
+        teacher = self.teacher(image)
+        student = self.student(image)
+        recovery = self.recovery(teacher)
+        disagreement = self.cosine(teacher, student, recovery)
+        return Output(teacher, student, recovery, disagreement, self.segmentation(teacher, disagreement))
+
+    def train(self, mode: bool = True) -> Cfrg:
+        """Set the training mode; the frozen teacher always stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+
+def build(network: str, size: int = 256) -> Cfrg:
+    """Build a configuration with random weights.
+
+    Args:
+        network: one of NETWORKS.
+        size: height and width of its images, a multiple of 32, pixels.
+
+    Raises:
+        ConfigError: unknown network, or a size that is not a multiple of 32.
+    """
+    builders: dict[str, Callable[[tuple[int, int]], Cfrg]] = {
+        "cfrg-wrn50": _wrn50,
+        "cfrg-r18": _r18,
+        "cfrg-lite0": _lite0,
+    }
+    if network not in builders:
+        raise ConfigError(f"unknown network '{network}'{nearest(network, NETWORKS)}")
+    if size < 64 or size % 32:
+        raise ConfigError(f"size {size} does not work; expected a multiple of 32 from 64 pixels on, such as 256")
+    return builders[network]((size, size))
+
+
+def _wrn50(size_hw: tuple[int, int]) -> Cfrg:
+    teacher = wide_resnet50_2()
+    student = ReferenceStudent(teacher.channels)
+    return Cfrg("cfrg-wrn50", teacher, student, ReferenceRecovery(), ReferenceSegmentation(), size_hw)
+
+
+def _r18(size_hw: tuple[int, int]) -> Cfrg:
+    teacher = resnet18()
+    student = LightStudent(teacher.channels, teacher.strides, 32)
+    recovery = LightRecovery(teacher.channels, (64, 128, 256), 256)
+    return Cfrg("cfrg-r18", teacher, student, recovery, LightSegmentation(teacher.channels, 64), size_hw)
+
+
+def _lite0(size_hw: tuple[int, int]) -> Cfrg:
+    teacher = EfficientNet((2, 4, 10), lite=True)
+    student = LightStudent(teacher.channels, teacher.strides, 24)
+    recovery = LightRecovery(teacher.channels, (32, 64, 128), 128)
+    return Cfrg("cfrg-lite0", teacher, student, recovery, LightSegmentation(teacher.channels, 32), size_hw)
