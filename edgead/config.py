@@ -1,0 +1,147 @@
+"""train.yaml and station.yaml: what may stand in them.
+
+Relative paths, also those in ``dir://`` and ``file://``, count from the folder of the file that names them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from edgead.yaml_file import load
+
+_PATH_SCHEMES = ("dir://", "file://")
+
+
+def _from_file(path: Path, info: ValidationInfo) -> Path:
+    folder = (info.context or {}).get("folder")
+    return Path(folder) / path.expanduser() if folder else path.expanduser()
+
+
+def _uri_from_file(uri: str, info: ValidationInfo) -> str:
+    for scheme in _PATH_SCHEMES:
+        if uri.startswith(scheme):
+            path, mark, query = uri[len(scheme) :].partition("?")
+            return f"{scheme}{_from_file(Path(path), info)}{mark}{query}" if path else uri
+    return uri
+
+
+def _path_or_url(value: str, info: ValidationInfo) -> str:
+    return value if "://" in value else str(_from_file(Path(value), info))
+
+
+FilePath = Annotated[Path, AfterValidator(_from_file)]
+CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
+PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
+
+
+class _Section(BaseModel):
+    # A view called 1 or a light called 2 is a name, however YAML reads it.
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+class DatasetConfig(_Section):
+    """Which dataset, and which of its categories."""
+
+    kind: Literal["mvtec", "3cad", "visa", "real-iad", "indu-defect", "manifest", "sim"]
+    root: FilePath
+    category: str = ""
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainConfig(_Section):
+    """One training: train.yaml."""
+
+    network: Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"] = "cfrg-lite0"
+    dataset: DatasetConfig
+    size: int = Field(default=256, ge=64, multiple_of=32)
+    epochs: int = Field(default=50, ge=1)
+    batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    seed: int = Field(default=42, ge=0)
+    clean_share: float = Field(default=0.1, ge=0, le=1)
+    textures: FilePath | None = None
+    teacher_weights: PathOrUrl | None = None
+    precision: str = "32-true"
+    devices: int | Literal["auto"] = "auto"
+    workers: int = Field(default=0, ge=0)
+    cache_teacher: bool = False
+
+
+class CameraConfig(_Section):
+    """One camera: where its frames come from, and what they show.
+
+    Attributes:
+        view: name of its view; None keeps the views that the source itself names.
+        illuminations: names of its lights in the order in which they flash; empty keeps those of the source.
+    """
+
+    name: Name
+    uri: CameraUri
+    view: Name | None = None
+    illuminations: tuple[Name, ...] = ()
+
+
+class PicturesConfig(_Section):
+    """Pictures of NG parts: the oldest go when there are more than ``limit`` files or ``limit_mib``."""
+
+    limit: int = Field(default=1000, ge=0)
+    limit_mib: float = Field(default=500, gt=0)
+    per_part: int = Field(default=4, ge=1)
+
+
+class SinksConfig(_Section):
+    """Where verdicts go, within the output folder; null switches the pictures off."""
+
+    pictures: PicturesConfig | None = PicturesConfig()
+
+
+class StationConfig(_Section):
+    """One station: station.yaml.
+
+    Attributes:
+        takt_ms: time between two triggers; None takes frames as fast as the engine judges them (recorded sources).
+        timeout_ms: longest wait for the frames of a part after its trigger, and for any frame of a camera.
+        parts_in_flight: parts that are admitted at the same time; the memory for their frames is fixed by it.
+    """
+
+    name: Name = "station"
+    bundle: FilePath
+    artefact: str = "fp32"
+    threads: int = Field(default=0, ge=0)
+    takt_ms: float | None = Field(default=None, gt=0)
+    timeout_ms: float = Field(default=2000, gt=0)
+    parts_in_flight: int = Field(default=4, ge=1, le=1024)
+    cameras: tuple[CameraConfig, ...] = Field(min_length=1)
+    output: FilePath
+    sinks: SinksConfig = SinksConfig()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> StationConfig:
+        names = [camera.name for camera in self.cameras]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"two cameras are called '{doubled[0]}'; give each its own name")
+        return self
+
+
+def load_train(path: str | Path) -> TrainConfig:
+    """Read train.yaml.
+
+    Raises:
+        ConfigError: the file, a key or a value is wrong.
+    """
+    return load(TrainConfig, path)
+
+
+def load_station(path: str | Path) -> StationConfig:
+    """Read station.yaml.
+
+    Raises:
+        ConfigError: the file, a key or a value is wrong.
+    """
+    return load(StationConfig, path)
