@@ -1,0 +1,1 @@
+"""Measure accuracy, agreement and speed of what edgead trains and exports."""
