@@ -30,8 +30,7 @@ class Inspection(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 ``(N, H, W, 3)`` RGB to float32 ``(N, H, W)`` and ``(N,)``."""
-        pixels = image.float().permute(0, 3, 1, 2)  # cast first: TensorRT refuses to transpose uint8
-        output = self.cfrg(self.cfrg.normalise(pixels))
+        output = self.cfrg(self.cfrg.normalise(image))
         anomaly_map = self.fusion(fused_parts(output))
         return anomaly_map, anomaly_map.amax((1, 2))
 

@@ -65,8 +65,11 @@ class Cfrg(nn.Module):
         self.mean: Tensor
         self.std: Tensor
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Bring RGB values 0..255 ``(N, 3, H, W)`` to the teacher's scale."""
+    def normalise(self, image: Tensor) -> Tensor:
+        """Bring uint8 RGB ``(N, H, W, 3)`` to the teacher's scale, ``(N, 3, H, W)`` float32."""
+        # Cast first: TensorRT refuses to transpose uint8. Contiguous: in channels-last order the CPU backward of the
+        # first convolution corrupts the heap (seen with torch 2.13).
+        pixels = image.float().permute(0, 3, 1, 2).contiguous()
         return (pixels - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Output:

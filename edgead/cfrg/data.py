@@ -1,0 +1,101 @@
+"""Training images: Good samples in memory, corrupted afresh at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from edgead import images
+from edgead.cfrg.synthesis import Textures, corrupt
+from edgead.datasets.sample import Sample
+
+Key = tuple[int, int]  # epoch, index
+
+
+class Batch(NamedTuple):
+    """What one step sees: uint8 ``(N, H, W, 3)`` twice, and the mask ``(N, 1, H, W)`` float in {0, 1}."""
+
+    clean: Tensor
+    corrupted: Tensor
+    mask: Tensor
+
+
+class TrainingImages(Dataset[Batch]):
+    """Good images, decoded and resized once; item ``(epoch, index)`` is one of them corrupted.
+
+    All randomness comes from (seed, epoch, index): the same whoever computes it, in whatever order.
+
+    Args:
+        size_hw: height and width of the network's images.
+        clean_share: share of the images left as they are, 0..1.
+        rich: also corrupt by scratches, shifted patches and shading.
+        jitter: largest relative change of gain and gamma applied to clean and corrupted image alike, 0..1.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size_hw: tuple[int, int],
+        textures: Textures,
+        *,
+        seed: int,
+        clean_share: float,
+        rich: bool,
+        jitter: float,
+    ) -> None:
+        self._textures, self._seed = textures, seed
+        self._clean_share, self._rich, self._jitter = clean_share, rich, jitter
+        with ThreadPoolExecutor(4) as pool:
+            self._images = list(pool.map(lambda s: images.resize(images.read_image(s.image), size_hw), samples))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, key: Key) -> Batch:
+        rng = np.random.default_rng((self._seed, *key))
+        clean = self._images[key[1]]
+        if self._jitter:
+            clean = _expose(clean, rng, self._jitter)
+        if rng.random() < self._clean_share:
+            corrupted, mask = clean, np.zeros(clean.shape[:2], bool)
+        else:
+            corrupted, mask = corrupt(clean, rng, self._textures, rich=self._rich)
+        return Batch(
+            torch.from_numpy(clean), torch.from_numpy(corrupted), torch.from_numpy(mask.astype(np.float32))[None]
+        )
+
+
+def _expose(image: images.Image, rng: np.random.Generator, jitter: float) -> images.Image:
+    """Change gain and gamma as an ageing lamp or another exposure would."""
+    gain, gamma = np.exp(rng.uniform(-jitter, jitter, 2))
+    table = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
+    exposed: images.Image = table[image]
+    return exposed
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of (epoch, index) keys, shuffled by (seed, epoch) and dealt to the ranks of a parallel training.
+
+    The batches of an epoch depend on nothing that happened before it, so a resumed training draws what an unbroken one
+    would have drawn. The last batch is dropped when it is smaller than ``batch`` (batch statistics of two images
+    mislead), unless it is the only one.
+    """
+
+    def __init__(self, length: int, batch: int, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
+        self._length, self._batch, self._seed, self._rank, self._ranks = length, batch, seed, rank, ranks
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return max(1, self._length // (self._batch * self._ranks))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng((self._seed, self.epoch)).permutation(self._length)
+        for step in range(len(self)):
+            first = (step * self._ranks + self._rank) * self._batch
+            yield [(self.epoch, int(order[i % self._length])) for i in range(first, min(first + self._batch, max(self._length, first + 1)))]
