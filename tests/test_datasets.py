@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -261,9 +262,9 @@ def real_iad_tree(root: Path, *, nested: bool = True, resolution: str = "256") -
     def item(path: str, label: str, seed: int) -> dict[str, str | None]:
         picture(home / path, seed)
         pixels = None
-        if label != "OK":
+        if path.startswith("NG"):  # a good view of a defective part may come with an empty mask
             pixels = path.replace(".jpg", "_mask.png")
-            mask(home / pixels)
+            mask(home / pixels, value=0 if label == "OK" else 255)
         return {"category": "usb", "anomaly_class": label, "image_path": path, "mask_path": pixels}
 
     for part in range(5):
@@ -314,9 +315,10 @@ def test_indu_defect(tmp_path: Path, kind: str, good: str) -> None:
     assert categories(kind, root) == ["Category1_MagneticCore"]
     dataset = open_dataset(kind, root, "Category1_MagneticCore")
     sides = [parts(side) for side in (dataset.train, dataset.validation, dataset.test)]
+    by_hash = sorted((f"P{part:04}" for part in range(20)), key=lambda part: hashlib.sha256(part.encode()).hexdigest())
+    assert sides[2] == {*by_hash[:4], "P9000"}
     assert [len(side) for side in sides] == [14, 2, 5]  # 20 Good: 4 to test, 2 of the other 16 to validation; 1 NG
     assert sum(len(side) for side in sides) == len(set().union(*sides))
-    assert {"P9000"} < sides[2]
     assert all(len([s for s in everything(dataset) if s.part == part]) == 4 for part in sides[0] | sides[1])
     assert {(s.view, s.illumination) for s in dataset.train} == {("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")}
     bad = [sample for sample in dataset.test if not sample.is_good]
@@ -377,7 +379,7 @@ def test_indu_defect_naming(tmp_path: Path) -> None:
 
 def test_indu_defect_numbers_that_begin_anew(tmp_path: Path) -> None:
     root = indu_tree(tmp_path)
-    picture(root / "Category1_MagneticCore/Image/NG/chip/P9000_V1_L1.png", 4)
+    picture(root / "Category1_MagneticCore/Image/NG/chip/P9000_V1_L1.png", 9999)
     with pytest.raises(DataError, match=r"part P9000, view 1, light 1 is already .*chip") as caught:
         open_dataset("indu-defect", root, "Category1_MagneticCore")
     pattern = str(caught.value).split("--pattern '")[1].rstrip("'")  # the message's own remedy works
@@ -387,11 +389,43 @@ def test_indu_defect_numbers_that_begin_anew(tmp_path: Path) -> None:
 
 def test_indu_defect_attributes(tmp_path: Path) -> None:
     root = indu_tree(tmp_path)
-    table = "image,severity,batch\nImage/NG/crack/P9000_V1_L1.png,major,7\n"
+    table = "part,defect,severity,batch\nP0003,good,,7\nP9000,crack,major,\n"
     (root / "Category1_MagneticCore/attributes.csv").write_text(table)
     dataset = open_dataset("indu-defect", root, "Category1_MagneticCore")
-    labelled = {sample.image.name: sample.attributes for sample in everything(dataset) if sample.attributes}
-    assert labelled == {"P9000_V1_L1.png": {"severity": "major", "batch": "7"}}
+    labelled = {sample.part: sample.attributes for sample in everything(dataset) if sample.attributes}
+    assert labelled == {"P0003": {"batch": "7"}, "P9000": {"severity": "major"}}
+    (root / "Category1_MagneticCore/attributes.csv").write_text("name\nP1\n")
+    with pytest.raises(DataError, match=r"attributes\.csv, line 2: no part"):
+        open_dataset("indu-defect", root, "Category1_MagneticCore")
+
+
+@pytest.mark.parametrize(("visible", "defects"), [(0, 0), (1, 1), (2, 2)])
+def test_sim_image_that_does_not_show_its_parts_defect_is_good(tmp_path: Path, visible: int, defects: int) -> None:
+    root = indu_tree(tmp_path)
+    home = root / "Category1_MagneticCore"
+    for view in range(visible + 1, 3):
+        mask(home / f"Mask/NG/crack/P9000_V{view}_L1.png", value=0)
+    (home / "attributes.csv").write_text(f"part,visible_images,images\nP9000,{visible},2\n")
+    dataset = open_dataset("sim", root, "Category1_MagneticCore")
+    part = [sample for sample in dataset.test if sample.part == "P9000"]  # in test even if nothing shows
+    assert len(part) == 2
+    assert [(s.view, s.mask is not None) for s in part if not s.is_good] == [("1", True), ("2", True)][:defects]
+
+
+def test_sim_reads_what_the_simulator_writes(tmp_path: Path) -> None:
+    from edgead.datasets.simulated import OBJECTS, write_dataset
+
+    spec = OBJECTS["magnetic_core"]
+    write_dataset(tmp_path, "magnetic_core", seed=3, good_parts=5, defect_parts_per_type=1, size=64)
+    assert categories("sim", tmp_path) == [spec.folder]
+    dataset = open_dataset("sim", tmp_path, spec.folder)
+    shots = len(spec.views) * len(spec.illuminations)
+    assert (len(dataset.train), len(dataset.validation)) == (3 * shots, shots)
+    assert len(dataset.test) == shots * (1 + len(spec.defects))
+    bad = [sample for sample in dataset.test if not sample.is_good]
+    assert {sample.defect for sample in bad} == set(spec.defects)
+    assert all(sample.mask and read_mask(sample.mask).any() for sample in bad)
+    assert all(sample.attributes["severity"] for sample in bad)
 
 
 # --- manifest -------------------------------------------------------------------------------------------------------

@@ -61,10 +61,11 @@ def divide(
 
 
 def _place(found: Sequence[Entry], content: dict[Path, str], test_share: float) -> list[tuple[Sample, Split]]:
-    """Give a split to the samples that have none."""
+    """Give a split to the samples that have none; with a part that is in test already, they go there."""
+    tested = {sample.part for sample, split in found if split == "test"}
     good, test = [], []
     for cluster in _clusters([sample for sample, split in found if split is None], content):
-        if all(sample.is_good for sample in cluster):
+        if all(sample.is_good and sample.part not in tested for sample in cluster):
             good.append(cluster)
         else:
             test += cluster
