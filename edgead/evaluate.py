@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +14,9 @@ from edgead.datasets.sample import Sample
 from edgead.errors import ArtefactError, DataError
 from edgead.images import AnomalyMap, Image, Mask, read_image, read_mask, resize, resize_mask
 from edgead.metrics import PixelAccuracy, auroc, f1_max, part_auroc, part_maxima, pro_3cad
-from edgead.runtime.runner import Runner
+from edgead.runtime.runner import Runner, check_prediction, usable_cores
 
-_DECODERS = min(4, os.cpu_count() or 1)
+_DECODERS = min(4, usable_cores())
 Advance = Callable[[int], object]
 
 
@@ -229,15 +228,11 @@ def _infer(
     """Run one batch, filled up with its last image to the size of all others, which engines and caches prefer."""
     images = [image for image, _ in loaded]
     images += [images[-1]] * (size - len(images))
-    maps, scores = runner.infer(np.stack(images))
+    maps, scores = check_prediction(runner.infer(np.stack(images)), runner.name)
     if maps.shape != (size, *runner.size_hw) or scores.shape != (size,):
         raise ArtefactError(
             f"{runner.name} gives maps {maps.shape} and scores {scores.shape}; "
             f"expected {(size, *runner.size_hw)} and {(size,)}: export the model again"
         )
     for index, (sample, (_, mask)) in enumerate(zip(members, loaded, strict=True)):
-        if not (np.isfinite(maps[index]).all() and np.isfinite(scores[index])):
-            raise ArtefactError(
-                f"{runner.name} gives NaN or infinity for {sample.image}; its weights are broken: train or export again"
-            )
         yield Scored(sample, maps[index], float(scores[index])), mask

@@ -7,9 +7,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from edgead.errors import DataError
+from edgead.errors import ArtefactError, DataError
 from edgead.images import AnomalyMap
-from edgead.runtime.runner import Prediction
+from edgead.runtime.runner import Prediction, check_images, check_prediction
 
 
 class FakeRunner:
@@ -63,20 +63,17 @@ class FakeRunner:
 
         Raises:
             DataError: another dtype, shape, or more images than ``max_batch``.
+            ArtefactError: closed, or the map it was given is not finite.
         """
-        expected = (*self._size_hw, 3)
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-            raise DataError(
-                f"images are {images.dtype} {images.shape}; expected uint8 (N, {', '.join(map(str, expected))})"
-            )
-        if not 1 <= len(images) <= self._max_batch:
-            raise DataError(f"{len(images)} images in a batch; expected 1 to {self._max_batch}")
+        if self.closed:
+            raise ArtefactError(f"{self._name}: the runner has been closed; open it again")
+        check_images(images, self._size_hw, self._max_batch)
         self.batches.append(len(images))
         if self._map is None:
             maps = images.mean(axis=3, dtype=np.float32) / np.float32(255)
         else:
             maps = np.repeat(self._map[None], len(images), axis=0).astype(np.float32)
-        return Prediction(maps, maps.max(axis=(1, 2)))
+        return check_prediction(Prediction(maps, maps.max(axis=(1, 2))), self._name)
 
     def close(self) -> None:
         """Note that it was closed."""
