@@ -1,7 +1,8 @@
 """Simulated parts of the four MV-AD2025 objects: procedural, seeded, with named defects, masks and attributes.
 
-A part is a height field with colour and gloss (``surface``); a defect changes it physically (``defects``, ``deposits``);
-a lamp and a camera make the picture (``light``). So a scratch shows under a grazing lamp and a stain under all.
+A part is a height field with colour and gloss (``surface``); a defect changes it physically (``defects``,
+``deposits``); a lamp and a camera make the picture (``light``). So a scratch shows
+under a grazing lamp and a stain under all.
 """
 
 from __future__ import annotations

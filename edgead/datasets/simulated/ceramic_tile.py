@@ -12,7 +12,7 @@ from edgead.datasets.simulated.spec import Flaw, Lot, ObjectSpec
 from edgead.datasets.simulated.surface import Canvas, Surface, bevel, box, noise
 
 GLAZE = (0.66, 0.62, 0.55)
-VEIN = np.array((0.36, 0.33, 0.30), np.float32)
+VEIN = (0.36, 0.33, 0.30)
 FACE = ("face",)
 
 
@@ -23,13 +23,13 @@ def build(_view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tup
     surface.regions["face"] = tile - 8
     clouds = noise(rng, canvas, 90, octaves=4)
     warp = noise(rng, canvas, 70, octaves=4)
-    veins = cv2.exp(-np.abs(warp + 0.35 * noise(rng, canvas, 24, octaves=2)) * np.float32(9))
+    veins = cv2.exp(-np.abs(warp + 0.20 * noise(rng, canvas, 24, octaves=2)) * np.float32(9))
     patches = np.clip(0.55 + 0.45 * clouds, 0, 1.3)
     weight = np.clip(0.55 * veins * patches + 0.10 * clouds, 0, 0.7)
-    surface.albedo += weight[..., None] * (VEIN - surface.albedo)
+    surface.paint(weight.astype(np.float32), VEIN)
     speckle = noise(rng, canvas, 1.5)
     surface.tint(lot.tone * (1 + 0.018 * speckle - 0.25 * np.clip(noise(rng, canvas, 3.0) - 2.9, 0, 1)))
-    surface.height = 6 * bevel(tile, 6) + 0.35 * noise(rng, canvas, 14, octaves=2) + 0.03 * speckle
+    surface.height = 6 * bevel(tile, 6) + 0.16 * noise(rng, canvas, 18, octaves=2) + 0.03 * speckle
     return surface, belt(rng, canvas, (0.06, 0.06, 0.06))
 
 

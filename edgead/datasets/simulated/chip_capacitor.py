@@ -22,20 +22,20 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     half = HALF[view][0] * lot.scale[0], HALF[view][1] * lot.scale[1]
     block = box(canvas, half[0], half[1], 9 if view != "end" else 13)
     surface = Surface.of(canvas, block, CERAMIC, gloss=0.14, sharpness=30)
-    grain, coarse = noise(rng, canvas, 1.8, octaves=2), noise(rng, canvas, 36, octaves=3)
+    grain, coarse = noise(rng, canvas, 1.7), noise(rng, canvas, 40, octaves=2)
     surface.height = 9 * bevel(block, 9) + 0.07 * grain + 0.15 * coarse
     surface.tint(lot.tone * (1 + 0.035 * grain + 0.035 * coarse))
     if view == "side":
         layers = np.sin(canvas.y * np.float32(1.15)) * ramp(block - 10, 6)
         surface.tint(1 - 0.02 * layers)
-    wave = 1.6 * noise(rng, canvas, 22, octaves=2)
+    wave = 0.8 * noise(rng, canvas, 30, octaves=2)
     width = 31 + 1.5 * float(rng.normal())
     caps = block + 100 if view == "end" else np.abs(canvas.x) - np.float32(half[0] - width) + wave
     caps = np.minimum(caps, block)
     weight = ramp(caps, 1.6)
-    swell, fine = noise(rng, canvas, 26, octaves=3), noise(rng, canvas, 2.2, octaves=2)
-    surface.height += weight * (1.6 * bevel(caps, 7) + 0.8 * swell + 0.12 * fine)
-    surface.paint(weight, TIN, gloss=0.8, sharpness=16, metal=0.62)
+    swell, fine = noise(rng, canvas, 30, octaves=2), noise(rng, canvas, 2.0)
+    surface.height += weight * (2.2 * bevel(caps, 12) + 0.35 * swell + 0.06 * fine)
+    surface.paint(weight, TIN, gloss=0.55, sharpness=30, metal=0.66)
     surface.tint(1 + weight * (0.04 * swell + 0.05 * fine))
     surface.regions["electrode"] = caps
     if view != "end":
@@ -59,9 +59,9 @@ CHIP_CAPACITOR = ObjectSpec(
     flaws={
         "crack": Flaw(LONG, Crack("ceramic_rim", length=(22, 62))),
         "chipping": Flaw(LONG, Chip((0.46, 0.34, 0.24), "ceramic_rim", radius=(5, 15)), shared=0.4),
-        "delamination": Flaw(("side",), Crack("ceramic", from_rim=False, length=(22, 60), width=(0.8, 2.0))),
+        "delamination": Flaw(("side",), Crack("ceramic", False, (26, 80), (0.8, 1.8), layered=True)),
         "electrode_missing": Flaw(VIEWS, Coat(COPPER, "electrode", (7, 22), -0.8, 0.2, 20, 0.3)),
-        "electrode_overflow": Flaw(LONG, Lump(TIN, "cap_border", True, (5, 13), 0.15, 0.8, 16, 0.62)),
+        "electrode_overflow": Flaw(LONG, Lump(TIN, "cap_border", True, (5, 13), 0.15, 0.55, 30, 0.66)),
         "pinhole": Flaw(VIEWS, Pit("body", (1.6, 4.0), (0.4, 0.75), most=4)),
         "stain": Flaw(VIEWS, Stain((0.10, 0.075, 0.06), "body", density=(0.16, 0.6))),
         "scratch": Flaw(VIEWS, Scratch("body", (0.60, 0.50, 0.42))),

@@ -11,10 +11,10 @@ from edgead.datasets.simulated.light import Ground, Light, nest
 from edgead.datasets.simulated.spec import Flaw, Lot, Mark, ObjectSpec
 from edgead.datasets.simulated.surface import Canvas, Field, Point, Surface, bevel, box, noise, ramp, streaks
 
-BODY = (0.115, 0.115, 0.12)
+BODY = (0.082, 0.082, 0.086)
 TIN = (0.62, 0.61, 0.58)
 INK = (0.62, 0.62, 0.58)
-COPPER = (0.72, 0.33, 0.17)
+COPPER = (0.60, 0.26, 0.12)
 VIEWS = ("top", "bottom", "side", "end")
 HALF = {"top": (92.0, 84.0), "bottom": (92.0, 84.0), "side": (92.0, 46.0), "end": (84.0, 46.0)}
 PAD_Y = 58.0
@@ -24,9 +24,9 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     """Make one face of a Good inductor, and the nest that holds it."""
     half = HALF[view][0] * lot.scale[0], HALF[view][1] * lot.scale[1]
     body = box(canvas, half[0], half[1], 7)
-    surface = Surface.of(canvas, body, BODY, gloss=0.16, sharpness=16)
-    grain, coarse = noise(rng, canvas, 2.0, octaves=2), noise(rng, canvas, 30, octaves=3)
-    surface.height = 7 * bevel(body, 6) + 0.13 * grain + 0.2 * coarse
+    surface = Surface.of(canvas, body, BODY, gloss=0.10, sharpness=16)
+    grain, coarse = noise(rng, canvas, 1.7), noise(rng, canvas, 36, octaves=2)
+    surface.height = 7 * bevel(body, 6) + 0.10 * grain + 0.12 * coarse
     glitter = np.clip(noise(rng, canvas, 1.6) - 1.9, 0, 1.5)
     surface.tint(lot.tone * (1 + 0.09 * grain + 0.05 * coarse + 0.9 * glitter))
     surface.regions["plain"] = body - 6
@@ -34,7 +34,8 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     if pads is not None:
         _tin(surface, pads, rng)
     if view == "top":
-        _print(surface, *_marking_pose(rng), weight=0.92)
+        surface.bare = surface.albedo.copy()
+        _print(surface, *_marking_pose(rng))
     surface.regions["ink_free"] = surface.regions["plain"]
     return surface, nest(rng, canvas, (0.055, 0.06, 0.075))
 
@@ -57,11 +58,11 @@ def _tin(surface: Surface, pads: Field, rng: np.random.Generator) -> None:
     """Plate the pads: a little proud of the body, brushed, uneven as hot-dipped tin is."""
     canvas = surface.canvas
     weight = ramp(pads, 1.2)
-    swell = noise(rng, canvas, 16, octaves=3)
+    swell = noise(rng, canvas, 26, octaves=2)
     brushed = streaks(rng, canvas, 1.45)
     base = np.maximum(surface.height, 7 * ramp(pads, 3.0))
-    surface.height += weight * (base + 1.3 * bevel(pads, 5) + 0.45 * swell + 0.045 * brushed - surface.height)
-    surface.paint(weight, TIN, gloss=0.85, sharpness=24, metal=0.72)
+    surface.height += weight * (base + 1.3 * bevel(pads, 5) + 0.38 * swell + 0.045 * brushed - surface.height)
+    surface.paint(weight, TIN, gloss=0.62, sharpness=42, metal=0.72)
     surface.tint(1 + weight * (0.05 * swell + 0.03 * brushed))
     surface.inside = np.maximum(surface.inside, pads)
     surface.regions["electrode"] = pads
@@ -72,7 +73,7 @@ def _marking_pose(rng: np.random.Generator) -> tuple[Point, float]:
     return (rng.normal(0, 1.2), rng.normal(0, 1.2)), rng.normal(0, 0.010)
 
 
-def _print(surface: Surface, middle: Point, angle: float, *, weight: float) -> None:
+def _print(surface: Surface, middle: Point, angle: float) -> None:
     """Print the value in ink, and the dot of pin 1."""
     stamp = np.zeros((256, 512), np.uint8)
     cv2.putText(stamp, "4R7", (92, 178), cv2.FONT_HERSHEY_SIMPLEX, 5.2, 255, 26, cv2.LINE_AA)
@@ -83,22 +84,18 @@ def _print(surface: Surface, middle: Point, angle: float, *, weight: float) -> N
     columns = (dx * np.float32(cosine) + dy * np.float32(sine)) * np.float32(3.4) + 256
     rows = (dy * np.float32(cosine) - dx * np.float32(sine)) * np.float32(3.4) + 128
     soft = cv2.GaussianBlur(stamp, (0, 0), 1.6 * canvas.step)
-    ink = np.asarray(cv2.remap(soft, columns, rows, cv2.INTER_LINEAR), np.float32) * np.float32(weight / 255)
+    ink = np.asarray(cv2.remap(soft, columns, rows, cv2.INTER_LINEAR), np.float32) * np.float32(0.92 / 255)
     surface.paint(ink * np.clip(surface.inside, 0, 1), INK, gloss=0.12)
 
 
 def skewed_marking(surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
     """Print the marking turned and out of place, over a body that never had the right one."""
-    canvas = surface.canvas
-    blank = Surface.of(canvas, surface.inside, BODY, gloss=0.16, sharpness=16)
-    area = ramp(box(canvas, 72, 40, 8), 3.0)
-    grain = noise(rng, canvas, 2.0, octaves=2)
-    clean = blank.albedo * (1 + 0.09 * grain)[..., None]
-    surface.albedo += area[..., None] * (clean - surface.albedo)
-    surface.paint(area, gloss=0.16)
+    assert surface.bare is not None
+    printed = np.abs(surface.albedo[0] - surface.bare[0]) > 0.02
+    np.copyto(surface.albedo, surface.bare, where=printed)
     side = rng.choice((-1.0, 1.0))
     middle = (side * (2 + 5 * strength), rng.uniform(-6, 6) * (0.4 + strength))
-    _print(surface, middle, side * (0.07 + 0.20 * strength), weight=0.92)
+    _print(surface, middle, side * (0.07 + 0.20 * strength))
     return Mark(middle, 130.0)
 
 
@@ -112,7 +109,7 @@ CHIP_INDUCTOR = ObjectSpec(
         "dome": Light(None, 84, 0.30, 1.25, spread=4.0),
     },
     flaws={
-        "solder_overflow": Flaw(("bottom", "side", "end"), Lump(TIN, "electrode", True, (5, 13), 0.35, 0.9, 40, 0.8)),
+        "solder_overflow": Flaw(("bottom", "side", "end"), Lump(TIN, "electrode", True, (5, 13), 0.35, 0.65, 42, 0.72)),
         "electrode_missing": Flaw(("bottom", "end"), Coat((0.13, 0.125, 0.12), "electrode", (10, 30), -1.2)),
         "crack": Flaw(VIEWS, Crack(length=(22, 64))),
         "broken_edge": Flaw(VIEWS, Chip((0.15, 0.148, 0.15), radius=(6, 18)), shared=0.4),

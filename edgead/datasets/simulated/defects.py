@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgead.datasets.simulated.spec import Mark
-from edgead.datasets.simulated.surface import Canvas, Colour, Field, Point, Surface, noise, ramp
+from edgead.datasets.simulated.surface import Canvas, Colour, Field, Point, Surface, noise, planes, ramp
 
 Path = npt.NDArray[np.float64]  # (n, 2) points of the part
 
@@ -94,6 +94,7 @@ class Crack:
     length: tuple[float, float] = (22, 70)
     width: tuple[float, float] = (0.8, 1.7)
     dark: tuple[float, float] = (0.45, 0.9)
+    layered: bool = False  # runs along x, as layers do, and has no branches
 
     def __call__(self, surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
         if self.from_rim:
@@ -101,10 +102,12 @@ class Crack:
             direction = float(np.arctan2(inward[1], inward[0])) + rng.uniform(-0.6, 0.6)
         else:
             start, direction = spot(rng, surface, self.region, 14), rng.uniform(0, 2 * np.pi)
+        if self.layered:
+            direction = float(rng.integers(0, 2)) * np.pi
         length, width = between(self.length, strength), between(self.width, strength)
-        path = jagged(rng, start, direction, length, 0.35)
+        path = jagged(rng, start, direction, length, 0.08 if self.layered else 0.35)
         line = stroke(surface.canvas, path, width)
-        for _ in range(int(rng.integers(0, 3)) if strength > 0.5 else 0):
+        for _ in range(int(rng.integers(0, 3)) if strength > 0.5 and not self.layered else 0):
             fork = path[int(rng.integers(1, len(path) - 1))]
             branch = jagged(rng, (fork[0], fork[1]), direction + rng.choice((-0.8, 0.8)), length * 0.35, 0.4)
             line = np.maximum(line, stroke(surface.canvas, branch, width * 0.7))
@@ -116,7 +119,7 @@ class Crack:
 
 @dataclass(frozen=True)
 class Scratch:
-    """One to three nearly straight strokes, shallow: the relief shows under a grazing lamp, the bare colour elsewhere."""
+    """One to three nearly straight strokes, shallow: a grazing lamp shows the relief, others the bare colour."""
 
     region: str = "body"
     colour: Colour = (0.5, 0.5, 0.5)
@@ -159,9 +162,9 @@ class Chip:
         rough = noise(rng, surface.canvas, 5.0, octaves=3)
         depth = np.clip(bowl * np.float32(1 / radius), 0, 1)
         surface.height -= depth * np.float32(self.depth * radius) + ramp(bowl, 1.5) * (0.30 * rough)
-        shade = np.asarray(self.fracture, np.float32) * (1 + 0.12 * rough)[..., None]
+        shade = planes(self.fracture) * (1 + 0.12 * rough)
         weight = ramp(bowl, 1.2)
-        surface.albedo += weight[..., None] * (shade - surface.albedo)
+        surface.albedo += weight * (shade - surface.albedo)
         surface.paint(weight, gloss=0.10, sharpness=15, metal=0)
         surface.inside = np.minimum(surface.inside, -gone)
         return Mark(at, 2 * radius)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgead.datasets.simulated.defects import Pit, Scratch, between, blob, rim, spot
 from edgead.datasets.simulated.spec import Mark
-from edgead.datasets.simulated.surface import Colour, Field, Surface, noise, ramp
+from edgead.datasets.simulated.surface import Colour, Field, Surface, noise, planes, ramp
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,6 @@ class Coat:
     sharpness: float = 15
     metal: float = 0.0
     at_rim: bool = False
-    weight: tuple[float, float] = (0.8, 1.0)
 
     def __call__(self, surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
         radius = between(self.radius, strength)
@@ -89,8 +88,7 @@ class Coat:
         weight = ramp(np.minimum(distance, limit), 1.3)
         grain = 1 + 0.06 * noise(rng, surface.canvas, 3, octaves=2)
         surface.height += np.float32(self.step) * weight
-        target = np.asarray(self.colour, np.float32) * grain[..., None]
-        surface.albedo += (weight * np.float32(between(self.weight, strength)))[..., None] * (target - surface.albedo)
+        surface.albedo += weight * (planes(self.colour) * grain - surface.albedo)
         surface.paint(weight, gloss=self.gloss, sharpness=self.sharpness, metal=self.metal)
         return Mark(middle, 2 * radius)
 
@@ -134,9 +132,14 @@ class Warp:
         line = np.arange(canvas.size, dtype=np.float32)
         columns = line[None, :] - bump * np.float32(right)
         rows = line[:, None] - bump * np.float32(down)
-        for name in ("inside", "height", "albedo", "gloss", "sharpness", "metal"):
-            moved = cv2.remap(getattr(surface, name), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            setattr(surface, name, moved)
+
+        def moved(array: Field) -> Field:
+            shifted = cv2.remap(array, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+            return np.asarray(shifted, np.float32)
+
+        surface.inside, surface.height = moved(surface.inside), moved(surface.height)
+        surface.gloss, surface.sharpness = moved(surface.gloss), moved(surface.sharpness)
+        surface.metal, surface.albedo = moved(surface.metal), np.stack([moved(plane) for plane in surface.albedo])
         return Mark(at, 2 * radius)
 
 

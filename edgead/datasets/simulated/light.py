@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from edgead.datasets.simulated.surface import Canvas, Colour, Field, Surface, noise, ramp, streaks
+from edgead.datasets.simulated.surface import Canvas, Colour, Field, Surface, noise, planes, ramp, streaks
 from edgead.images import Image
 
 
@@ -45,7 +45,7 @@ class Exposure:
 class Ground:
     """What the part lies on."""
 
-    albedo: Field  # (H, W, 3)
+    albedo: Field  # (3, H, W)
     height: Field
 
 
@@ -54,55 +54,55 @@ def belt(rng: np.random.Generator, canvas: Canvas, colour: Colour) -> Ground:
     weave = np.sin(canvas.x * np.float32(1.9)) * np.sin(canvas.y * np.float32(1.9))
     relief = 0.12 * weave + 0.15 * noise(rng, canvas, 2.0)
     shade = 1 + 0.07 * noise(rng, canvas, 48, octaves=3) + 0.06 * weave
-    return Ground(shade[..., None] * np.asarray(colour, np.float32), relief.astype(np.float32))
+    return Ground(shade * planes(colour), relief.astype(np.float32))
 
 
 def nest(rng: np.random.Generator, canvas: Canvas, colour: Colour) -> Ground:
     """Make a milled plastic nest with tool marks."""
     marks = streaks(rng, canvas, 0.4, 2.5)
     shade = 1 + 0.05 * noise(rng, canvas, 60, octaves=2) + 0.04 * marks
-    return Ground(shade[..., None] * np.asarray(colour, np.float32), (0.10 * marks).astype(np.float32))
+    return Ground(shade * planes(colour), (0.10 * marks).astype(np.float32))
 
 
 def expose(surface: Surface, ground: Ground, light: Light, exposure: Exposure) -> Field:
     """Return what the sensor would see without noise: float32 ``(H, W, 3)``, 0 to 255, gamma 2."""
     cover = ramp(surface.inside, surface.canvas.step)
     radiance = _radiance(surface, ground, light, cover)
-    radiance *= _field_of_light(surface.canvas, light, exposure.vignetting)[..., None]
-    radiance *= np.asarray(exposure.gain, np.float32)
-    sigma = exposure.blur / surface.canvas.step
-    radiance = cv2.GaussianBlur(radiance, (0, 0), max(sigma, 0.3))
-    return np.asarray(np.sqrt(np.clip(radiance, 0, 1)) * np.float32(255), np.float32)
+    radiance *= _field_of_light(surface.canvas, light, exposure.vignetting)
+    gain = np.array(exposure.gain, np.float32) * np.array(light.colour, np.float32) * np.float32(255**2)
+    radiance *= gain.reshape(3, 1, 1)
+    sigma = max(exposure.blur / surface.canvas.step, 0.3)
+    seen = cv2.GaussianBlur(cv2.merge(list(radiance)), (0, 0), sigma)
+    return np.asarray(cv2.sqrt(np.clip(seen, 0, 255**2)), np.float32)
 
 
 def digitise(exposed: Field, rng: np.random.Generator) -> Image:
     """Add shot and read noise (constant under gamma 2) and quantise to uint8 ``(H, W, 3)``."""
     grain = rng.standard_normal(exposed.shape[:2], dtype=np.float32) * np.float32(1.7)
     shifted = np.roll(grain, (17, 31), axis=(0, 1))
-    coloured = np.stack((0.8 * grain + 0.6 * shifted, grain, 0.8 * grain - 0.6 * shifted), axis=2)
-    image: Image = np.clip(exposed + coloured + np.float32(0.5), 0, 255).astype(np.uint8)
-    return image
+    coloured = cv2.merge((0.8 * grain + 0.6 * shifted, grain, 0.8 * grain - 0.6 * shifted))
+    return np.asarray(cv2.add(exposed, coloured, dtype=cv2.CV_8U), np.uint8)
 
 
 def _radiance(surface: Surface, ground: Ground, light: Light, cover: Field) -> Field:
     height = ground.height + cover * (surface.height - ground.height)
-    albedo = ground.albedo + cover[..., None] * (surface.albedo - ground.albedo)
+    albedo = ground.albedo + cover * (surface.albedo - ground.albedo)
     gloss, metal = cover * surface.gloss, cover * surface.metal
     step = surface.canvas.step
     dx = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=-0.125 / step)
     dy = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=-0.125 / step)
-    nz = 1 / np.sqrt(1 + dx * dx + dy * dy)
-    nx, ny = dx * nz, dy * nz
+    nz = np.asarray(1 / np.sqrt(1 + dx * dx + dy * dy), np.float32)
+    nx, ny = np.asarray(dx * nz, np.float32), np.asarray(dy * nz, np.float32)
     around = cv2.blur(height, (2 * round(4 / step) + 1,) * 2)
     open_sky = np.clip(1 + 0.16 * (height - around), 0.35, 1.1) * _shadow(cover, light, step)
     facing, lobe = _lamp(nx, ny, nz, surface.sharpness, light)
     scattered = open_sky * (light.ambient * (0.55 + 0.45 * nz) + light.key * facing)
     sky = light.ambient * (0.30 + 0.9 * np.abs(nx + 0.4 * ny) + 0.10 * nz)
     mirrored = gloss * open_sky * (light.key * lobe + sky)
-    lamp = np.asarray(light.colour, np.float32)
-    tinted = 1 + metal[..., None] * (albedo - 1)
-    total = albedo * ((1 - metal) * scattered)[..., None] + tinted * mirrored[..., None]
-    return np.asarray(total * lamp, np.float32)
+    # A metal's mirror image has the metal's colour, and a metal scatters nothing.
+    albedo *= (1 - metal) * scattered + mirrored * metal
+    albedo += mirrored * (1 - metal)
+    return np.asarray(albedo, np.float32)
 
 
 def _lamp(nx: Field, ny: Field, nz: Field, sharpness: Field, light: Light) -> tuple[Field, Field]:
@@ -138,9 +138,9 @@ def _field_of_light(canvas: Canvas, light: Light, vignetting: float) -> Field:
     """Return the lamp's fall-off over the field, and the lens's."""
     line = np.linspace(-1, 1, canvas.size, dtype=np.float32)
     square = line * line
-    fall: Field = 1 - np.float32(vignetting) * 0.5 * (square[None, :] + square[:, None])
+    fall = 1 - np.float32(vignetting) * 0.5 * (square[None, :] + square[:, None])
     if light.azimuth_deg is not None:
         azimuth = np.deg2rad(light.azimuth_deg)
         lean = np.float32(0.16 * np.cos(azimuth)) * line[None, :] + np.float32(0.16 * np.sin(azimuth)) * line[:, None]
         fall = fall * (1 + lean)
-    return fall
+    return np.asarray(fall, np.float32)

@@ -19,17 +19,17 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     radius = canvas.x * np.float32(1 / lot.scale[0]), canvas.y * np.float32(1 / lot.scale[1])
     distance = np.sqrt(radius[0] ** 2 + radius[1] ** 2)
     inside = np.minimum(np.float32(97) - distance, distance - np.float32(49 * lot.scale[1]))
-    surface = Surface.of(canvas, inside, FERRITE, gloss=0.22, sharpness=14)
+    surface = Surface.of(canvas, inside, FERRITE, gloss=0.08, sharpness=14)
     surface.regions["face"] = inside - 9
     flat = ramp(inside - 9, 2.0)
-    grain = noise(rng, canvas, 2.0, octaves=2)
-    coarse = noise(rng, canvas, 40, octaves=3)
-    surface.height = 9 * bevel(inside, 10) + 0.16 * grain + 0.25 * coarse
+    grain = noise(rng, canvas, 1.6)
+    coarse = noise(rng, canvas, 48, octaves=2)
+    surface.height = 9 * bevel(inside, 10) + 0.10 * grain + 0.14 * coarse
     surface.tint(lot.tone * (1 + 0.10 * grain + 0.05 * coarse))
     if view == "back":
         marks = streaks(rng, canvas, 0.5 * lot.age + 0.2)
         surface.height += 0.05 * flat * marks
-        surface.paint(flat, gloss=0.30, sharpness=26)
+        surface.paint(flat, gloss=0.13, sharpness=26)
         surface.tint(1 + 0.035 * flat * marks)
     else:
         gate = disc(canvas, 5, (0.0, -73.0))
@@ -38,16 +38,16 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     pores = np.clip(noise(rng, canvas, 2.4) - 2.7, 0, 1)
     surface.height -= 0.8 * pores
     surface.tint(1 - 0.5 * pores)
-    return surface, belt(rng, canvas, (0.34, 0.36, 0.33))
+    return surface, belt(rng, canvas, (0.17, 0.18, 0.165))
 
 
 MAGNETIC_CORE = ObjectSpec(
     folder="Category1_MagneticCore",
     views=FACES,
     lights={
-        "ring": Light(None, 62, 1.15, 0.75),
-        "left": Light(180, 24, 2.3, 0.28, (1.0, 0.97, 0.92)),
-        "right": Light(0, 24, 2.3, 0.28, (1.0, 0.97, 0.92)),
+        "ring": Light(None, 62, 1.35, 0.80),
+        "left": Light(180, 24, 2.9, 0.40, (1.0, 0.97, 0.92)),
+        "right": Light(0, 24, 2.9, 0.40, (1.0, 0.97, 0.92)),
         "dome": Light(None, 85, 0.35, 1.55, spread=4.0),
     },
     flaws={

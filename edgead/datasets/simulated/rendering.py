@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from edgead.datasets.sample import GOOD
 from edgead.datasets.simulated.deposits import wear
-from edgead.datasets.simulated.light import Exposure, digitise, expose
+from edgead.datasets.simulated.light import Exposure, Ground, digitise, expose
 from edgead.datasets.simulated.objects import OBJECTS, object_spec
 from edgead.datasets.simulated.spec import Flaw, Lot, ObjectSpec
-from edgead.datasets.simulated.surface import Canvas, Field
+from edgead.datasets.simulated.surface import Canvas, Field, Surface
 from edgead.errors import DataError, nearest
 from edgead.images import Image, Mask
 
 VISIBLE = 6.0  # levels of 255; the sensor's noise has a deviation of 1.7
 SMALLEST = 10.0  # square reference pixels; less than this nobody would mark
-_LOT, _POSE, _SURFACE, _WEAR, _FLAW, _SHOT, _SENSOR = range(7)  # streams of random numbers
+_LOT, _POSE, _SURFACE, _WEAR, _PLAN, _FLAW, _SHOT, _SENSOR = range(8)  # streams of random numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,29 +65,53 @@ def render(
     _check(spec, object_name, view=view, illumination=illumination, defect=defect)
     if seed < 0 or part < 0 or not 32 <= size <= 4096:
         raise DataError(f"seed {seed}, part {part}, size {size}: expected seed and part from 0, size from 32 to 4096")
-    key = (seed, part, list(OBJECTS).index(object_name))
-    view_key = (*key, spec.views.index(view))
-    shot_key = (*view_key, spec.illuminations.index(illumination))
-    lot = _lot(_stream(_LOT, key))
-    surface, ground = spec.build(view, _posed(spec, _stream(_POSE, view_key), size), lot, _stream(_SURFACE, view_key))
-    wear(surface, _stream(_WEAR, view_key))
-    exposure, light = _exposure(lot, _stream(_SHOT, shot_key)), spec.lights[illumination]
-    exposed = expose(surface, ground, light, exposure)
+    scene = _scene(object_name, seed, part, view, defect, size)
+    shot_key = (*_view_key(object_name, seed, part, view), spec.illuminations.index(illumination))
+    exposure, light = _exposure(scene.lot, _stream(_SHOT, shot_key)), spec.lights[illumination]
+    exposed = expose(scene.good, scene.ground, light, exposure)
     mask: Mask = np.zeros((size, size), bool)
-    attributes = {"defect": defect, "severity": "none"}
-    if defect != GOOD:
-        plan = _plan(spec.flaws[defect], _stream(_FLAW, (*key, spec.defects.index(defect))))
-        attributes["severity"] = plan.severity
-        if view in plan.strengths:
-            spec.flaws[defect].apply(
-                surface, _stream(_FLAW, (*view_key, spec.defects.index(defect))), plan.strengths[view]
-            )
-            changed = expose(surface, ground, light, exposure)
-            mask = _visible(exposed, changed)
-            if mask.any():
-                attributes |= _measured(exposed, changed, mask)
-                exposed = changed
+    attributes = {"defect": defect, "severity": scene.severity}
+    if scene.flawed is not None:
+        changed = expose(scene.flawed, scene.ground, light, exposure)
+        mask = _visible(exposed, changed)
+        if mask.any():
+            attributes |= _measured(exposed, changed, mask)
+            exposed = changed
     return Rendering(digitise(exposed, _stream(_SENSOR, shot_key)), mask, attributes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scene:
+    """One view of one part, before it is lit; ``flawed`` is None where the view has no defect."""
+
+    lot: Lot
+    ground: Ground
+    good: Surface
+    flawed: Surface | None
+    severity: str
+
+
+@lru_cache(maxsize=2)  # the lights of a view follow each other and share its scene, which is most of the work
+def _scene(object_name: str, seed: int, part: int, view: str, defect: str, size: int) -> _Scene:
+    spec, view_key = OBJECTS[object_name], _view_key(object_name, seed, part, view)
+    key = view_key[:-1]
+    lot = _lot(_stream(_LOT, key))
+    canvas = _posed(spec, _stream(_POSE, view_key), size)
+    good, ground = spec.build(view, canvas, lot, _stream(_SURFACE, view_key))
+    wear(good, _stream(_WEAR, view_key))
+    if defect == GOOD:
+        return _Scene(lot, ground, good, None, "none")
+    flaw, number = spec.flaws[defect], spec.defects.index(defect)
+    plan = _plan(flaw, _stream(_PLAN, (*key, number)))
+    if view not in plan.strengths:
+        return _Scene(lot, ground, good, None, plan.severity)
+    flawed = good.copy()
+    flaw.apply(flawed, _stream(_FLAW, (*view_key, number)), plan.strengths[view])
+    return _Scene(lot, ground, good, flawed, plan.severity)
+
+
+def _view_key(object_name: str, seed: int, part: int, view: str) -> tuple[int, ...]:
+    return seed, part, list(OBJECTS).index(object_name), OBJECTS[object_name].views.index(view)
 
 
 @dataclass(frozen=True)
@@ -98,17 +123,17 @@ class _Plan:
 
 
 def _plan(flaw: Flaw, rng: np.random.Generator) -> _Plan:
-    strength = float(rng.random())
+    strength = 0.12 + 0.88 * float(rng.random())
     views = [str(view) for view in rng.permutation(flaw.views)]
     strengths = {views[0]: strength}
     if len(views) > 1 and rng.random() < flaw.shared:
         strengths[views[1]] = 0.6 * strength
-    severity = "subtle" if strength < 0.3 else "moderate" if strength < 0.7 else "obvious"
+    severity = "subtle" if strength < 0.35 else "moderate" if strength < 0.7 else "obvious"
     return _Plan(severity, strengths)
 
 
 def _lot(rng: np.random.Generator) -> Lot:
-    wide, high, tone, age = rng.normal(size=4)
+    wide, high, tone, age = (float(value) for value in rng.normal(size=4))
     return Lot((1 + 0.006 * wide, 1 + 0.006 * high), 1 + 0.05 * tone, float(np.clip(0.5 + 0.25 * age, 0, 1)))
 
 
@@ -120,7 +145,7 @@ def _posed(spec: ObjectSpec, rng: np.random.Generator, size: int) -> Canvas:
 
 def _exposure(lot: Lot, rng: np.random.Generator) -> Exposure:
     level = float(np.exp(rng.normal(0, 0.02))) * (1.05 - 0.10 * lot.age)
-    warm = 0.02 * lot.age + rng.normal(0, 0.004)
+    warm = 0.02 * lot.age + float(rng.normal(0, 0.004))
     gain = (level * (1 + warm), level, level * (1 - warm))
     return Exposure(gain, blur=0.55 + 0.25 * float(rng.random()), vignetting=0.22)
 

@@ -5,14 +5,14 @@ Lengths are in reference pixels, 256 to the side of an image of any size, so a p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Field = npt.NDArray[np.float32]  # (H, W)
+Field = npt.NDArray[np.float32]  # (H, W), or (3, H, W) for colours: planes are several times faster than pixels
 Colour = tuple[float, float, float]  # linear RGB reflectance
 Point = tuple[float, float]  # x to the right, y down, reference pixels from the middle of the part
 
@@ -62,10 +62,11 @@ class Surface:
     Attributes:
         inside: distance to the part's outline, positive inside.
         height: towards the camera.
-        albedo: float32 ``(H, W, 3)``, linear reflectance.
+        albedo: float32 ``(3, H, W)``, linear reflectance.
         gloss: strength of the mirror reflection, 0 to 1.
         sharpness: how narrow that reflection is, from 10 (sintered) to 400 (glazed).
         metal: 1 where the reflection carries the material's colour and nothing is scattered.
+        bare: albedo without the print, for objects that are printed.
         regions: named areas where a kind of defect can lie; float32, positive within.
     """
 
@@ -76,6 +77,7 @@ class Surface:
     gloss: Field
     sharpness: Field
     metal: Field
+    bare: Field | None = None
     regions: dict[str, Field] = field(default_factory=dict)
 
     @classmethod
@@ -86,14 +88,15 @@ class Surface:
         def flat(value: float) -> Field:
             return np.full(shape, value, np.float32)
 
-        colour: Field = np.empty((*shape, 3), np.float32)
-        colour[:] = albedo
-        return cls(canvas, inside, flat(0), colour, flat(gloss), flat(sharpness), flat(0), {"body": inside})
+        colour: Field = np.empty((3, *shape), np.float32)
+        colour[:] = planes(albedo)
+        regions = {"body": inside}
+        return cls(canvas, inside, flat(0), colour, flat(gloss), flat(sharpness), flat(0), regions=regions)
 
     def copy(self) -> Surface:
-        """Copy the arrays that defects change; regions stay shared."""
-        arrays = {f.name: getattr(self, f.name).copy() for f in fields(self) if f.name not in ("canvas", "regions")}
-        return Surface(canvas=self.canvas, regions=self.regions, **arrays)
+        """Copy the arrays that defects change; regions and the bare albedo stay shared."""
+        names = ("inside", "height", "albedo", "gloss", "sharpness", "metal")
+        return replace(self, **{name: getattr(self, name).copy() for name in names})
 
     def paint(
         self,
@@ -106,38 +109,40 @@ class Surface:
     ) -> None:
         """Lay another material over the surface, ``weight`` 0 to 1 a pixel."""
         if albedo is not None:
-            self.albedo += weight[..., None] * (np.asarray(albedo, np.float32) - self.albedo)
+            self.albedo += weight * (planes(albedo) - self.albedo)
         for array, value in ((self.gloss, gloss), (self.sharpness, sharpness), (self.metal, metal)):
             if value is not None:
                 array += weight * (np.float32(value) - array)
 
-    def tint(self, factor: Field) -> None:
+    def tint(self, factor: npt.NDArray[np.floating[Any]]) -> None:
         """Multiply the reflectance."""
-        self.albedo *= factor[..., None]
+        self.albedo *= factor
 
 
-def noise(rng: np.random.Generator, canvas: Canvas, cell: float, *, octaves: int = 1, stretch: float = 1.0) -> Field:
+def planes(colour: Colour) -> Field:
+    """Return a colour as float32 ``(3, 1, 1)``."""
+    return np.array(colour, np.float32).reshape(3, 1, 1)
+
+
+def noise(rng: np.random.Generator, canvas: Canvas, cell: float, *, octaves: int = 1) -> Field:
     """Draw smooth noise of about unit deviation with features of ``cell`` pixels, each octave half the size and weight.
 
-    ``stretch`` lengthens the features along x. The draws do not depend on the size of the image.
+    The draws do not depend on the size of the image.
     """
-    total: Field = np.zeros((canvas.size, canvas.size), np.float32)
+    total: Field | None = None
     for octave in range(octaves):
-        pitch = cell * 0.5**octave
-        rows = max(2, round(REFERENCE / max(pitch, 1.0)))
-        columns = max(2, round(REFERENCE / max(pitch * stretch, 1.0)))
-        grid = rng.standard_normal((rows, columns), dtype=np.float32)
-        total += np.float32(0.5**octave) * _grown(grid, canvas.size)
-    return total
+        side = max(2, round(REFERENCE / max(cell * 0.5**octave, 1.0)))
+        grid = rng.standard_normal((side, side), dtype=np.float32)
+        total = grid if total is None else _resized(total, side) + np.float32(0.5**octave) * grid
+    assert total is not None
+    return _resized(total, canvas.size)
 
 
-def _grown(grid: Field, size: int) -> Field:
-    if grid.shape == (size, size):
+def _resized(grid: Field, size: int) -> Field:
+    if len(grid) == size:
         return grid
-    shrinks = grid.shape[0] > size
-    return np.asarray(
-        cv2.resize(grid, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.float32
-    )
+    interpolation = cv2.INTER_AREA if len(grid) > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(grid, (size, size), interpolation=interpolation), np.float32)
 
 
 def streaks(rng: np.random.Generator, canvas: Canvas, angle: float, pitch: float = 1.5) -> Field:
@@ -177,7 +182,7 @@ def disc(canvas: Canvas, radius: float, middle: Point = (0.0, 0.0), aspect: floa
 
 def ramp(distance: Field, width: float) -> Field:
     """Return 0 outside and 1 inside, smoothly over ``width`` about the outline."""
-    return np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(distance * np.float32(1 / width) + np.float32(0.5), 0, 1), np.float32)
 
 
 def bevel(distance: Field, width: float) -> Field:
