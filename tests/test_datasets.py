@@ -412,6 +412,13 @@ def test_sim_image_that_does_not_show_its_parts_defect_is_good(tmp_path: Path, v
     assert [(s.view, s.mask is not None) for s in part if not s.is_good] == [("1", True), ("2", True)][:defects]
 
 
+def test_indu_defect_label_stands_where_no_table_explains_an_empty_mask(tmp_path: Path) -> None:
+    root = indu_tree(tmp_path)
+    mask(root / "Category1_MagneticCore/Mask/NG/crack/P9000_V1_L1.png", value=0)
+    dataset = open_dataset("indu-defect", root, "Category1_MagneticCore")
+    assert sum(not sample.is_good for sample in dataset.test) == 2
+
+
 def test_sim_reads_what_the_simulator_writes(tmp_path: Path) -> None:
     from edgead.datasets.simulated import OBJECTS, write_dataset
 
