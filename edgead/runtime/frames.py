@@ -1,0 +1,85 @@
+"""The seam between a station and its cameras: what a frame is, and what a camera does."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, TypeVar
+from urllib.parse import unquote
+
+from pydantic import BaseModel
+
+from edgead.config import CameraConfig
+from edgead.images import Image
+from edgead.runtime.parts import Slot
+from edgead.yaml_file import check
+
+ONLY = "0"  # name of the view or the light where there is only one
+_Options = TypeVar("_Options", bound=BaseModel)
+
+
+class Frame(NamedTuple):
+    """An image and what it shows.
+
+    Attributes:
+        image: uint8 ``(H, W, 3)`` RGB.
+        slot: view and illumination.
+        trigger: number of the trigger that it belongs to, from 0; one trigger is one part.
+        part: the source's name of the part.
+        captured_s: monotonic clock.
+    """
+
+    image: Image
+    camera: str
+    slot: Slot
+    trigger: int
+    part: str
+    captured_s: float
+
+
+class Camera(Protocol):
+    """A source of frames, in the order of their triggers; opened, read and closed by one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """Name of the camera in its station."""
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Frames that it gives for each part; known once it is open."""
+
+    @property
+    def triggers(self) -> int | None:
+        """Number of triggers that it has frames for; None if that is not known beforehand."""
+
+    def open(self) -> None:
+        """Get ready.
+
+        Raises:
+            CameraError: it is not there, or gives nothing.
+        """
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """Wait for the next frame; None when there are no more.
+
+        Raises:
+            CameraError: it has vanished, or gave nothing for ``timeout_s``.
+        """
+
+    def close(self) -> None:
+        """Give everything back; twice is allowed."""
+
+
+def options_of(config: CameraConfig, model: type[_Options]) -> _Options:
+    """Read the query of a camera's URI.
+
+    Raises:
+        ConfigError: an unknown option, or a wrong value.
+    """
+    _, _, query = config.uri.partition("?")
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    values = {unquote(key): unquote(value) for key, _, value in pairs}
+    return check(model, values, name=f"camera '{config.name}': {config.uri}")
+
+
+def address_of(config: CameraConfig) -> str:
+    """Return what stands between the scheme and the query of a camera's URI."""
+    return config.uri.partition("?")[0].partition("://")[2]

@@ -1,0 +1,167 @@
+"""Where verdicts go: one JSON line each, and pictures of NG parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edgead.config import PicturesConfig
+from edgead.errors import ConfigError, DataError
+from edgead.images import overlay, write_png
+from edgead.runtime.parts import Evidence, Outcome, PartVerdict, Slot
+from edgead.thresholds import Threshold
+
+SCHEMA = "edgead.verdict/1"
+LOG_NAME = "verdicts.ndjson"
+PICTURES_NAME = "pictures"
+_MIB = 1 << 20
+_PICTURE = re.compile(r"[0-9a-f]+-\d+_.*_(image|overlay)\.png")
+
+
+class VerdictLog:
+    """NDJSON: one line a verdict, appended whole or not at all, on its way to the disk when ``write`` returns.
+
+    Args:
+        folder: gets the file ``verdicts.ndjson``; earlier lines are kept.
+        run: identity of this run of the station; with the trigger it makes the ``event_id`` that marks duplicates.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, *, run: str, station: str, artefact: str, threshold: Threshold) -> None:
+        self.path = folder / LOG_NAME
+        self._run = run
+        self._constant = {
+            "station": station,
+            "artefact": artefact,
+            "unsure": threshold.unsure,
+            "ng": threshold.ng,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ConfigError(f"{_cannot(self.path, error)}; choose a writable output folder") from error
+
+    def write(self, verdicts: Sequence[PartVerdict]) -> None:
+        """Append verdicts.
+
+        Raises:
+            DataError: the disk is full or gone; the file ends with a whole line, and these verdicts go to stderr.
+        """
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        lines = "".join(self._line(verdict, now) for verdict in verdicts).encode()
+        try:
+            self._append(lines)
+        except OSError as error:
+            sys.stderr.write(lines.decode())
+            raise DataError(
+                f"{_cannot(self.path, error)}; verdicts from then on are on stderr: free the disk and start again"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file; twice is allowed."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _append(self, lines: bytes) -> None:
+        end = os.fstat(self._file).st_size
+        written = 0
+        try:
+            while written < len(lines):
+                written += os.write(self._file, lines[written:])
+        except OSError:
+            if written:
+                os.ftruncate(self._file, end)
+            raise
+
+    def _line(self, verdict: PartVerdict, now: str) -> str:
+        fields: dict[str, Any] = {
+            "schema": SCHEMA,
+            "event_id": f"{self._run}-{verdict.trigger}",
+            "time": now,
+            "trigger": verdict.trigger,
+            "part": verdict.part,
+            "verdict": verdict.outcome.value,
+            "score": verdict.score,
+            "worst": _slot_name(verdict.worst) if verdict.worst else None,
+            "frames": verdict.frames,
+            "missing": [_slot_name(slot) for slot in verdict.missing],
+            "latency_ms": round(1e3 * (verdict.decided_s - verdict.triggered_s), 3),
+            **self._constant,
+        }
+        return json.dumps(fields, allow_nan=False) + "\n"
+
+
+class Pictures:
+    """Image and overlay of the NG frames of NG parts; the oldest go when there are too many or too large ones."""
+
+    def __init__(self, folder: Path, config: PicturesConfig, *, run: str, threshold: Threshold) -> None:
+        self.folder = folder / PICTURES_NAME
+        self.written = 0
+        self._config = config
+        self._run = run
+        self._threshold = threshold
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            old = [path for path in self.folder.iterdir() if _PICTURE.fullmatch(path.name)]
+            old_first = sorted((path.stat().st_mtime, path, path.stat().st_size) for path in old)
+        except OSError as error:
+            raise ConfigError(f"{_cannot(self.folder, error)}; choose a writable output folder") from error
+        self._kept = deque((path, size) for _, path, size in old_first)
+        self._bytes = sum(size for _, size in self._kept)
+
+    def write(self, verdicts: Sequence[PartVerdict]) -> None:
+        """Write the pictures of the NG parts among these.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        for verdict in verdicts:
+            if verdict.outcome is Outcome.NG:
+                for evidence in verdict.evidence:
+                    self._draw(verdict, evidence)
+
+    def _draw(self, verdict: PartVerdict, evidence: Evidence) -> None:
+        name = f"{self._run}-{verdict.trigger}_{_safe(verdict.part or '')}_{_safe(_slot_name(evidence.slot))}"
+        # The map from half the threshold up: what is wrong shines, and what is nearly wrong can be seen.
+        low, high = self._threshold.ng / 2, max(self._threshold.ng, evidence.score)
+        drawn = overlay(evidence.image, evidence.anomaly_map, low=low, high=high)
+        for kind, picture in (("image", evidence.image), ("overlay", drawn)):
+            path = self.folder / f"{name}_{kind}.png"
+            write_png(path, picture)
+            self.written += 1
+            self._keep(path)
+
+    def _keep(self, path: Path) -> None:
+        try:
+            size = path.stat().st_size
+            self._kept.append((path, size))
+            self._bytes += size
+            while self._kept and (len(self._kept) > self._config.limit or self._bytes > self._config.limit_mib * _MIB):
+                oldest, size = self._kept.popleft()
+                self._bytes -= size
+                oldest.unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(_cannot(self.folder, error)) from error
+
+
+def _slot_name(slot: Slot) -> str:
+    return f"{slot.view}/{slot.illumination}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)[:80]
+
+
+def _cannot(path: Path, error: OSError) -> str:
+    return f"{path}: cannot be written ({error.strerror})"
