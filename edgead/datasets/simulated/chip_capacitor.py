@@ -64,7 +64,7 @@ CHIP_CAPACITOR = ObjectSpec(
         "electrode_overflow": Flaw(LONG, Lump(TIN, "cap_border", True, (5, 13), 0.15, 0.55, 30, 0.66)),
         "pinhole": Flaw(VIEWS, Pit("body", (1.6, 4.0), (0.4, 0.75), most=4)),
         "stain": Flaw(VIEWS, Stain((0.10, 0.075, 0.06), "body", density=(0.16, 0.6))),
-        "scratch": Flaw(VIEWS, Scratch("body", (0.60, 0.50, 0.42))),
+        "scratch": Flaw(VIEWS, Scratch("body", (0.17, 0.13, 0.10))),
     },
     build=build,
 )

@@ -14,7 +14,7 @@ from edgead.datasets.simulated.surface import Canvas, Field, Point, Surface, bev
 BODY = (0.082, 0.082, 0.086)
 TIN = (0.62, 0.61, 0.58)
 INK = (0.62, 0.62, 0.58)
-COPPER = (0.60, 0.26, 0.12)
+COPPER = (0.45, 0.17, 0.07)
 VIEWS = ("top", "bottom", "side", "end")
 HALF = {"top": (92.0, 84.0), "bottom": (92.0, 84.0), "side": (92.0, 46.0), "end": (84.0, 46.0)}
 PAD_Y = 58.0

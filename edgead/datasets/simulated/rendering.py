@@ -66,18 +66,13 @@ def render(
     if seed < 0 or part < 0 or not 32 <= size <= 4096:
         raise DataError(f"seed {seed}, part {part}, size {size}: expected seed and part from 0, size from 32 to 4096")
     scene = _scene(object_name, seed, part, view, defect, size)
-    shot_key = (*_view_key(object_name, seed, part, view), spec.illuminations.index(illumination))
-    exposure, light = _exposure(scene.lot, _stream(_SHOT, shot_key)), spec.lights[illumination]
-    exposed = expose(scene.good, scene.ground, light, exposure)
-    mask: Mask = np.zeros((size, size), bool)
+    view_key = _view_key(object_name, seed, part, view)
+    good, flawed, mask = _pictures(scene, spec, view_key, illumination)
     attributes = {"defect": defect, "severity": scene.severity}
-    if scene.flawed is not None:
-        changed = expose(scene.flawed, scene.ground, light, exposure)
-        mask = _visible(exposed, changed)
-        if mask.any():
-            attributes |= _measured(exposed, changed, mask)
-            exposed = changed
-    return Rendering(digitise(exposed, _stream(_SENSOR, shot_key)), mask, attributes)
+    if mask.any():
+        attributes |= _measured(good, flawed, mask)
+    noise = _stream(_SENSOR, (*view_key, spec.illuminations.index(illumination)))
+    return Rendering(digitise(flawed if mask.any() else good, noise), mask, attributes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +100,29 @@ def _scene(object_name: str, seed: int, part: int, view: str, defect: str, size:
     plan = _plan(flaw, _stream(_PLAN, (*key, number)))
     if view not in plan.strengths:
         return _Scene(lot, ground, good, None, plan.severity)
-    flawed = good.copy()
-    flaw.apply(flawed, _stream(_FLAW, (*view_key, number)), plan.strengths[view])
-    return _Scene(lot, ground, good, flawed, plan.severity)
+    strength = plan.strengths[view]
+    while True:
+        flawed = good.copy()
+        flaw.apply(flawed, _stream(_FLAW, (*view_key, number)), strength)
+        scene = _Scene(lot, ground, good, flawed, plan.severity)
+        # A defective part that shows its defect nowhere would be labelled wrongly: make it stronger until it does.
+        if view != plan.home or strength >= 1 or any(_pictures(scene, spec, view_key, n)[2].any() for n in spec.lights):
+            return scene
+        strength = min(1.0, strength + 0.2)
+
+
+def _pictures(
+    scene: _Scene, spec: ObjectSpec, view_key: tuple[int, ...], illumination: str
+) -> tuple[Field, Field, Mask]:
+    """Return the Good part, the part as it is, both without noise, and the mask of what differs."""
+    light = spec.lights[illumination]
+    shot_key = (*view_key, spec.illuminations.index(illumination))
+    exposure = _exposure(scene.lot, _stream(_SHOT, shot_key))
+    good = expose(scene.good, scene.ground, light, exposure)
+    if scene.flawed is None:
+        return good, good, np.zeros(good.shape[:2], bool)
+    flawed = expose(scene.flawed, scene.ground, light, exposure)
+    return good, flawed, _visible(good, flawed)
 
 
 def _view_key(object_name: str, seed: int, part: int, view: str) -> tuple[int, ...]:
@@ -119,17 +134,18 @@ class _Plan:
     """How strong the defect of a part is, 0 to 1, in each view in which it lies."""
 
     severity: str
+    home: str
     strengths: dict[str, float]
 
 
 def _plan(flaw: Flaw, rng: np.random.Generator) -> _Plan:
-    strength = 0.12 + 0.88 * float(rng.random())
+    strength = 0.15 + 0.85 * float(rng.random())
     views = [str(view) for view in rng.permutation(flaw.views)]
     strengths = {views[0]: strength}
     if len(views) > 1 and rng.random() < flaw.shared:
         strengths[views[1]] = 0.6 * strength
     severity = "subtle" if strength < 0.35 else "moderate" if strength < 0.7 else "obvious"
-    return _Plan(severity, strengths)
+    return _Plan(severity, views[0], strengths)
 
 
 def _lot(rng: np.random.Generator) -> Lot:
