@@ -251,6 +251,13 @@ def test_pro_3cad_agrees_with_brute_force_and_ignores_offsets_between_images(see
     assert pro_3cad(maps[2] * 4 + 64, masks[2]) == pytest.approx(got, abs=2e-3)
 
 
+def test_pro_3cad_flags_only_above_a_threshold():
+    on_thresholds = np.random.default_rng(0).permutation(np.arange(256) % 201).reshape(16, 16).astype(np.float32)
+    mask = on_thresholds > 150
+    mask[4:9, 3:12] = True
+    assert pro_3cad(on_thresholds, mask) == pytest.approx(_pro_3cad_by_brute_force(on_thresholds, mask), abs=1e-12)
+
+
 def test_pro_3cad_is_none_where_it_is_not_defined():
     flat, mask = np.zeros((4, 4), np.float32), np.eye(4, dtype=bool)
     assert pro_3cad(flat, mask) is None
