@@ -252,10 +252,13 @@ def test_pro_3cad_agrees_with_brute_force_and_ignores_offsets_between_images(see
 
 
 def test_pro_3cad_flags_only_above_a_threshold():
-    on_thresholds = np.random.default_rng(0).permutation(np.arange(256) % 201).reshape(16, 16).astype(np.float32)
+    on_thresholds = np.random.default_rng(0).permutation(np.arange(256) % 150).reshape(16, 16).astype(np.float32)
     mask = np.zeros((16, 16), dtype=bool)
     mask[4:9, 3:12] = True
-    assert pro_3cad(on_thresholds, mask) == pytest.approx(_pro_3cad_by_brute_force(on_thresholds, mask), abs=1e-12)
+    on_thresholds[0, :4] = [0, 200, 199, 199]  # the highest threshold is 199: the curve begins with the 200s alone
+    on_thresholds[5, 5:9] = 200
+    got = pro_3cad(on_thresholds, mask)
+    assert got == pytest.approx(_pro_3cad_by_brute_force(on_thresholds, mask), abs=1e-12)
 
 
 def test_pro_3cad_is_none_where_it_is_not_defined():
