@@ -105,7 +105,8 @@ class StationConfig(_Section):
 
     Attributes:
         takt_ms: time between two triggers; None takes frames as fast as the engine judges them (recorded sources).
-        timeout_ms: longest wait for the frames of a part after its trigger, and for any frame of a camera.
+        timeout_ms: longest wait for the frames of a part after its trigger, where there is a takt.
+        silence_ms: longest wait for a frame of a camera; then it counts as vanished.
         parts_in_flight: parts that are admitted at the same time; the memory for their frames is fixed by it.
     """
 
@@ -115,6 +116,7 @@ class StationConfig(_Section):
     threads: int = Field(default=0, ge=0)
     takt_ms: float | None = Field(default=None, gt=0)
     timeout_ms: float = Field(default=2000, gt=0)
+    silence_ms: float = Field(default=10_000, gt=0)
     parts_in_flight: int = Field(default=4, ge=1, le=1024)
     cameras: tuple[CameraConfig, ...] = Field(min_length=1)
     output: FilePath

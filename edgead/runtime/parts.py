@@ -102,7 +102,7 @@ class Parts:
         threshold: Threshold,
         *,
         capacity: int,
-        backlog: int = 16,
+        backlog: int = 32,
         per_part: int = 4,
     ) -> None:
         self._slots = {camera: tuple(own) for camera, own in slots.items()}

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edgead.config import PicturesConfig
+from edgead.config import PicturesConfig, StationConfig
 from edgead.errors import ConfigError, DataError
 from edgead.images import overlay, write_png
 from edgead.runtime.parts import Evidence, Outcome, PartVerdict, Slot
@@ -29,24 +29,24 @@ class VerdictLog:
     """NDJSON: one line a verdict, appended whole or not at all, on its way to the disk when ``write`` returns.
 
     Args:
-        folder: gets the file ``verdicts.ndjson``; earlier lines are kept.
+        config: its output folder gets the file ``verdicts.ndjson``; earlier lines are kept.
         run: identity of this run of the station; with the trigger it makes the ``event_id`` that marks duplicates.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, *, run: str, station: str, artefact: str, threshold: Threshold) -> None:
-        self.path = folder / LOG_NAME
+    def __init__(self, config: StationConfig, *, run: str, threshold: Threshold) -> None:
+        self.path = config.output / LOG_NAME
         self._run = run
         self._constant = {
-            "station": station,
-            "artefact": artefact,
+            "station": config.name,
+            "artefact": config.artefact,
             "unsure": threshold.unsure,
             "ng": threshold.ng,
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            config.output.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ConfigError(f"{_cannot(self.path, error)}; choose a writable output folder") from error

@@ -77,9 +77,7 @@ class Station:
         self._runner = runner
         self._threshold = threshold
         with ExitStack() as stack:
-            self._log = VerdictLog(
-                config.output, run=run, station=config.name, artefact=config.artefact, threshold=threshold
-            )
+            self._log = VerdictLog(config, run=run, threshold=threshold)
             stack.callback(self._log.close)
             self._pictures = Pictures(config.output, kept, run=run, threshold=threshold) if kept else None
             self._cameras = open_cameras(config.cameras)
@@ -134,9 +132,7 @@ class Station:
             takt_s, timeout_s = self._config.takt_ms / 1e3, self._config.timeout_ms / 1e3
             lives["clock"] = partial(self._flow.run_clock, takt_s, timeout_s, last)
         lives |= {f"camera {camera.name}": partial(self._capture, camera) for camera in self._cameras}
-        threads = [
-            threading.Thread(target=self._live, args=(name, lives[name]), name=name, daemon=True) for name in lives
-        ]
+        threads = [threading.Thread(None, self._live, name, (name, life), daemon=True) for name, life in lives.items()]
         for thread in threads:
             thread.start()
         return threads
@@ -155,7 +151,7 @@ class Station:
         """Read one camera to its end."""
         try:
             while self._flow.is_live(camera.name):
-                frame = camera.read(self._config.timeout_ms / 1e3)
+                frame = camera.read(self._config.silence_ms / 1e3)
                 if frame is None:
                     break
                 place = self._flow.claim(frame)
