@@ -1,8 +1,8 @@
 """The networks of CFRG one by one, with a name for every tensor between them: for export and parity by network.
 
-    pixels --> teacher --> teacher_1..L --> recovery --> recovery_1..L --+
-       |                        +----------------------------------------+--> segmentation --> logits
-       +--> student --> student_1..L ------------------------------------+
+pixels --> teacher --> teacher_1..L --> recovery --> recovery_1..L --+
+   |                        +----------------------------------------+--> segmentation --> logits
+   +--> student --> student_1..L ------------------------------------+
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def parts(cfrg: Cfrg) -> dict[str, Part]:
 def tensors(cfrg: Cfrg, images: Tensor) -> dict[str, Tensor]:
     """Compute every tensor between the networks from uint8 ``(N, H, W, 3)`` RGB images."""
     with torch.inference_mode():
-        known = {"pixels": cfrg.normalise(images.float().permute(0, 3, 1, 2)).contiguous()}
+        known = {"pixels": cfrg.normalise(images)}
         for part in parts(cfrg).values():
             known.update(zip(part.outputs, part.module([known[name] for name in part.inputs]), strict=True))
     return known
@@ -63,7 +63,7 @@ class _Network(nn.Module):
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         network = getattr(self, self.name)
-        return list(network(inputs[0] if len(inputs) == 1 else inputs))
+        return list(network(inputs if self.name == "recovery" else inputs[0]))
 
 
 class _Segmentation(nn.Module):

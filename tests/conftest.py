@@ -1,0 +1,46 @@
+"""What several test files share, because it takes seconds to make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgead.bundle import Bundle, BundleInfo
+
+SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def smooth_images() -> npt.NDArray[np.uint8]:
+    """Sixteen images of coarse coloured blocks, uint8 ``(16, 64, 64, 3)``."""
+    coarse = np.random.default_rng(0).uniform(0, 255, (16, 8, 8, 3)).astype(np.uint8)
+    return np.repeat(np.repeat(coarse, 8, axis=1), 8, axis=2)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, smooth_images: npt.NDArray[np.uint8]) -> Bundle:
+    """A bundle of ``cfrg-lite0`` at 64x64 with random weights, exported; read it only, or copy its folder."""
+    import torch
+
+    from edgead.cfrg import checkpoint
+    from edgead.cfrg.model import build
+    from export.to_onnx import export_networks
+
+    torch.manual_seed(0)
+    cfrg = build("cfrg-lite0", SIZE)
+    for module in cfrg.modules():  # so that a forgotten batch norm shows
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    info = BundleInfo(network="cfrg-lite0", category="tile", size_hw=(SIZE, SIZE))
+    bundle = Bundle.create(tmp_path_factory.mktemp("exported") / "bundle", info)
+
+    def write(path: Path) -> None:
+        checkpoint.save(cfrg.eval(), path)
+
+    bundle.add("checkpoint", write, kind="checkpoint", precision="fp32", made_from=None, tools={})
+    export_networks(bundle, smooth_images[:2])
+    return bundle
