@@ -106,17 +106,19 @@ def test_side_lights_come_from_opposite_sides() -> None:
     assert difference[:, : SIZE // 2].mean() > 0 > difference[:, SIZE // 2 :].mean()
 
 
-def test_dents_show_under_a_grazing_lamp_and_stains_under_every_lamp() -> None:
-    def shown(defect: str) -> dict[str, int]:
-        count = dict.fromkeys(OBJECTS["chip_inductor"].illuminations, 0)
+def test_dents_show_best_under_a_grazing_lamp_and_stains_under_every_lamp() -> None:
+    def contrast(defect: str) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {light: [] for light in OBJECTS["chip_inductor"].illuminations}
         for part in range(6):
             for (_, light), shot in shots("chip_inductor", part, defect).items():
-                count[light] += bool(shot.mask.any())
-        return count
+                if shot.mask.any():
+                    found[light].append(float(shot.attributes["contrast"]))
+        return found
 
-    dents, stains = shown("dent"), shown("stain")
-    assert dents["left"] == dents["right"] == 6 > dents["dome"]
-    assert set(stains.values()) == {6}
+    dents, stains = contrast("dent"), contrast("stain")
+    assert [len(dents[side]) for side in ("left", "right")] == [6, 6]
+    assert min(sum(dents["left"]), sum(dents["right"])) > 1.5 * sum(dents["dome"])
+    assert all(len(values) == 6 for values in stains.values())
 
 
 @pytest.mark.parametrize(

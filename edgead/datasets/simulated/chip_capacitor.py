@@ -63,7 +63,7 @@ CHIP_CAPACITOR = ObjectSpec(
         "electrode_missing": Flaw(VIEWS, Coat(COPPER, "electrode", (7, 22), -0.8, 0.2, 20, 0.3)),
         "electrode_overflow": Flaw(LONG, Lump(TIN, "cap_border", True, (5, 13), 0.15, 0.55, 30, 0.66)),
         "pinhole": Flaw(VIEWS, Pit("body", (1.6, 4.0), (0.4, 0.75), most=4)),
-        "stain": Flaw(VIEWS, Stain((0.10, 0.075, 0.06), "body", density=(0.16, 0.6))),
+        "stain": Flaw(VIEWS, Stain((0.10, 0.075, 0.06), "body", density=(0.28, 0.7))),
         "scratch": Flaw(VIEWS, Scratch("body", (0.17, 0.13, 0.10))),
     },
     build=build,

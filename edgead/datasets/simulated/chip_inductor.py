@@ -27,8 +27,8 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     surface = Surface.of(canvas, body, BODY, gloss=0.10, sharpness=16)
     grain, coarse = noise(rng, canvas, 1.7), noise(rng, canvas, 36, octaves=2)
     surface.height = 7 * bevel(body, 6) + 0.10 * grain + 0.12 * coarse
-    glitter = np.clip(noise(rng, canvas, 1.6) - 1.9, 0, 1.5)
-    surface.tint(lot.tone * (1 + 0.09 * grain + 0.05 * coarse + 0.9 * glitter))
+    glitter = np.clip(noise(rng, canvas, 1.6) - 1.9, 0, 0.8)
+    surface.tint(lot.tone * (1 + 0.09 * grain + 0.05 * coarse + 0.7 * glitter))
     surface.regions["plain"] = body - 6
     pads = _pads(view, canvas, half)
     if pads is not None:
@@ -112,12 +112,12 @@ CHIP_INDUCTOR = ObjectSpec(
         "solder_overflow": Flaw(("bottom", "side", "end"), Lump(TIN, "electrode", True, (5, 13), 0.35, 0.65, 42, 0.72)),
         "electrode_missing": Flaw(("bottom", "end"), Coat((0.13, 0.125, 0.12), "electrode", (10, 30), -1.2)),
         "crack": Flaw(VIEWS, Crack(length=(22, 64))),
-        "broken_edge": Flaw(VIEWS, Chip((0.15, 0.148, 0.15), radius=(6, 18)), shared=0.4),
+        "broken_edge": Flaw(VIEWS, Chip((0.15, 0.148, 0.15), radius=(9, 20)), shared=0.4),
         "exposed_wire": Flaw(
             ("top", "side"), Lump(COPPER, "plain", False, (3, 7), 0.25, 0.6, 30, 0.6, 0.1, (2.5, 5.0))
         ),
-        "stain": Flaw(VIEWS, Stain((0.26, 0.22, 0.15), "plain")),
-        "scratch": Flaw(VIEWS, Scratch("plain", (0.36, 0.36, 0.37))),
+        "stain": Flaw(VIEWS, Stain((0.27, 0.22, 0.14), "plain", density=(0.4, 0.8))),
+        "scratch": Flaw(VIEWS, Scratch("plain", (0.44, 0.44, 0.45))),
         "dent": Flaw(("top", "bottom", "side"), Dent("plain")),
         "skew_marking": Flaw(("top",), skewed_marking),
     },

@@ -92,8 +92,8 @@ class Crack:
     region: str = "body"
     from_rim: bool = True
     length: tuple[float, float] = (22, 70)
-    width: tuple[float, float] = (0.8, 1.7)
-    dark: tuple[float, float] = (0.45, 0.9)
+    width: tuple[float, float] = (1.0, 1.9)
+    dark: tuple[float, float] = (0.6, 0.95)
     layered: bool = False  # runs along x, as layers do, and has no branches
 
     def __call__(self, surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
@@ -124,8 +124,9 @@ class Scratch:
     region: str = "body"
     colour: Colour = (0.5, 0.5, 0.5)
     length: tuple[float, float] = (24, 75)
-    width: tuple[float, float] = (0.7, 1.5)
-    bare: tuple[float, float] = (0.12, 0.6)
+    width: tuple[float, float] = (0.9, 1.7)
+    bare: tuple[float, float] = (0.35, 0.8)
+    depth: tuple[float, float] = (0.5, 1.1)
 
     def __call__(self, surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
         middle = spot(rng, surface, self.region, 10)
@@ -139,7 +140,7 @@ class Scratch:
         width = between(self.width, strength)
         lines = [stroke(surface.canvas, path, width) for path in paths]
         line = np.clip(np.sum(lines, axis=0), 0, 1) * ramp(surface.regions[self.region], 1.0)
-        surface.height -= line * np.float32(0.35 + 0.5 * strength)
+        surface.height -= line * np.float32(between(self.depth, strength))
         surface.paint(line * np.float32(between(self.bare, strength)), self.colour, gloss=0.25)
         return extent_of(np.vstack(paths))
 

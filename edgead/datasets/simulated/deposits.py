@@ -19,7 +19,7 @@ class Stain:
     colour: Colour
     region: str = "body"
     radius: tuple[float, float] = (7, 22)
-    density: tuple[float, float] = (0.22, 0.7)
+    density: tuple[float, float] = (0.3, 0.75)
     gloss: float = 0.2
     border: float = 0.5
 
@@ -99,7 +99,7 @@ class Dent:
 
     region: str = "body"
     radius: tuple[float, float] = (6, 15)
-    depth: tuple[float, float] = (0.10, 0.30)
+    depth: tuple[float, float] = (0.14, 0.30)
     scuff: float = 0.15
 
     def __call__(self, surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
@@ -118,8 +118,8 @@ class Warp:
     """The outline pulled in or out over a stretch, with the surface beside it."""
 
     region: str = "body"
-    radius: tuple[float, float] = (18, 34)
-    pull: tuple[float, float] = (2.5, 8.0)
+    radius: tuple[float, float] = (10, 20)
+    pull: tuple[float, float] = (4.0, 9.0)
 
     def __call__(self, surface: Surface, rng: np.random.Generator, strength: float) -> Mark:
         at, inward = rim(rng, surface, self.region)
@@ -153,6 +153,6 @@ def wear(surface: Surface, rng: np.random.Generator) -> None:
         _FILM(surface, rng, float(rng.random()))
 
 
-_HAIRLINE = Scratch(colour=(0.4, 0.4, 0.4), length=(8, 16), width=(0.4, 0.5), bare=(0.05, 0.08))
-_SPECK = Pit(radius=(0.5, 0.9), dark=(0.12, 0.25))
+_HAIRLINE = Scratch(colour=(0.4, 0.4, 0.4), length=(8, 16), width=(0.4, 0.5), bare=(0.05, 0.08), depth=(0.2, 0.2))
+_SPECK = Pit(radius=(0.5, 0.9), dark=(0.08, 0.16))
 _FILM = Stain((0.3, 0.28, 0.25), radius=(8, 26), density=(0.015, 0.04), border=0.1)

@@ -33,9 +33,9 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
         surface.tint(1 + 0.035 * flat * marks)
     else:
         gate = disc(canvas, 5, (0.0, -73.0))
-        surface.height -= 0.9 * ramp(gate, 2.5)
-        surface.tint(1 - 0.18 * ramp(gate, 2.0))
-    pores = np.clip(noise(rng, canvas, 2.4) - 2.7, 0, 1)
+        surface.height -= 0.5 * ramp(gate, 2.5)
+        surface.tint(1 - 0.10 * ramp(gate, 2.0))
+    pores = np.clip(noise(rng, canvas, 2.4) - 2.7, 0, 0.5)
     surface.height -= 0.8 * pores
     surface.tint(1 - 0.5 * pores)
     return surface, belt(rng, canvas, (0.17, 0.18, 0.165))
@@ -51,7 +51,7 @@ MAGNETIC_CORE = ObjectSpec(
         "dome": Light(None, 85, 0.35, 1.55, spread=4.0),
     },
     flaws={
-        "chip": Flaw(FACES, Chip((0.085, 0.085, 0.09), radius=(6, 17)), shared=0.35),
+        "chip": Flaw(FACES, Chip((0.085, 0.085, 0.09), radius=(9, 19)), shared=0.35),
         "crack": Flaw(FACES, Crack(length=(20, 52)), shared=0.2),
         "scratch": Flaw(FACES, Scratch("face", (0.20, 0.20, 0.21))),
         "pit": Flaw(FACES, Pit("face", most=3)),
