@@ -13,7 +13,7 @@ from edgead.datasets.simulated.surface import Canvas, Field, Point, Surface, bev
 
 BODY = (0.082, 0.082, 0.086)
 TIN = (0.62, 0.61, 0.58)
-INK = (0.62, 0.62, 0.58)
+INK = (0.44, 0.44, 0.41)
 COPPER = (0.45, 0.17, 0.07)
 VIEWS = ("top", "bottom", "side", "end")
 HALF = {"top": (92.0, 84.0), "bottom": (92.0, 84.0), "side": (92.0, 46.0), "end": (84.0, 46.0)}
@@ -70,7 +70,7 @@ def _tin(surface: Surface, pads: Field, rng: np.random.Generator) -> None:
 
 
 def _marking_pose(rng: np.random.Generator) -> tuple[Point, float]:
-    return (rng.normal(0, 1.2), rng.normal(0, 1.2)), rng.normal(0, 0.010)
+    return (rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.8)), rng.uniform(-0.008, 0.008)
 
 
 def _print(surface: Surface, middle: Point, angle: float) -> None:
@@ -122,4 +122,5 @@ CHIP_INDUCTOR = ObjectSpec(
         "skew_marking": Flaw(("top",), skewed_marking),
     },
     build=build,
+    pose=(0.018, 1.6),
 )

@@ -49,7 +49,7 @@ def blob(
     cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     stretch = np.sqrt(aspect)
     along, across = (dx * cosine + dy * sine) / np.float32(stretch), (dy * cosine - dx * sine) * np.float32(stretch)
-    wobble = noise(rng, canvas, max(radius * 0.7, 2.0), octaves=2)
+    wobble = noise(rng, canvas, max(radius * 0.7, 3.0), octaves=2 if radius > 8 else 1)
     return np.asarray(np.float32(radius) - cv2.magnitude(along, across) + np.float32(rough * radius) * wobble)
 
 
