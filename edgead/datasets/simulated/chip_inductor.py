@@ -36,7 +36,6 @@ def build(view: str, canvas: Canvas, lot: Lot, rng: np.random.Generator) -> tupl
     if view == "top":
         surface.bare = surface.albedo.copy()
         _print(surface, *_marking_pose(rng))
-    surface.regions["ink_free"] = surface.regions["plain"]
     return surface, nest(rng, canvas, (0.055, 0.06, 0.075))
 
 
