@@ -5,11 +5,14 @@ Relative paths, also those in ``dir://`` and ``file://``, count from the folder 
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
+from edgead.datasets import Dataset, DatasetOptions, open_dataset
+from edgead.errors import ConfigError, nearest
 from edgead.yaml_file import load
 
 _PATH_SCHEMES = ("dir://", "file://")
@@ -35,6 +38,7 @@ def _path_or_url(value: str, info: ValidationInfo) -> str:
 FilePath = Annotated[Path, AfterValidator(_from_file)]
 CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
 PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
+NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
 
 
@@ -52,24 +56,55 @@ class DatasetConfig(_Section):
     validation: float = Field(default=0.1, gt=0, lt=1)
     options: dict[str, Any] = Field(default_factory=dict)
 
+    def open(self) -> Dataset:
+        """Open the dataset that this names.
+
+        Raises:
+            ConfigError: an option that no dataset has.
+            DataError: files that are missing, empty or leak between the splits.
+        """
+        known = [option.name for option in fields(DatasetOptions)]
+        for name in self.options:
+            if name not in known:
+                raise ConfigError(f"dataset.options has no '{name}'{nearest(name, known)}")
+        return open_dataset(
+            self.kind, self.root, self.category, validation=self.validation, options=DatasetOptions(**self.options)
+        )
+
 
 class TrainConfig(_Section):
-    """One training: train.yaml."""
+    """One training: train.yaml.
 
-    network: Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"] = "cfrg-lite0"
+    Attributes:
+        size: height and width of the network's images, pixels; a multiple of 32.
+        learning_rate: the largest; ``schedule`` says how it falls.
+        schedule: ``"one-cycle"`` warms up and follows a cosine; ``"steps"`` is the reference's 1, 0.2, 0.04.
+        clean_share: share of the images that a step leaves uncorrupted.
+        synthesis: ``"reference"`` corrupts by textures under Perlin masks; ``"rich"`` also by scratches, shifted
+            patches and shading.
+        jitter: largest relative change of gain and gamma, for lamps that age and exposures that differ.
+        textures: folder of textures such as DTD's images/; None draws procedural ones.
+        teacher_weights: file or URL; None takes the network's standard ImageNet weights.
+        precision: Lightning Fabric's name, or ``"auto"``: bf16-mixed where the hardware multiplies bf16, else 32-true.
+    """
+
+    network: NetworkName = "cfrg-lite0"
     dataset: DatasetConfig
     size: int = Field(default=256, ge=64, multiple_of=32)
     epochs: int = Field(default=50, ge=1)
-    batch: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    batch: int = Field(default=16, ge=2)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    schedule: Literal["one-cycle", "steps"] = "one-cycle"
+    weight_decay: float = Field(default=1e-4, ge=0)
     seed: int = Field(default=42, ge=0)
-    clean_share: float = Field(default=0.1, ge=0, le=1)
+    clean_share: float = Field(default=0.2, ge=0, lt=1)
+    synthesis: Literal["reference", "rich"] = "rich"
+    jitter: float = Field(default=0.0, ge=0, le=1)
     textures: FilePath | None = None
     teacher_weights: PathOrUrl | None = None
-    precision: str = "32-true"
-    devices: int | Literal["auto"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     workers: int = Field(default=0, ge=0)
-    cache_teacher: bool = False
 
 
 class CameraConfig(_Section):

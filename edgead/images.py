@@ -162,7 +162,7 @@ def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
     if pixels is None:
         raise DataError(f"{name}: not an image, or a corrupt one; expected {_kinds()}")
     if pixels.dtype == np.uint16:
-        return (pixels >> 8).astype(np.uint8)
+        return np.right_shift(np.asarray(pixels, np.uint16), 8).astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise DataError(f"{name}: pixels are {pixels.dtype}; expected 8 or 16 bit integers")
     return np.asarray(pixels)

@@ -20,7 +20,14 @@ def task(title: str, total: int) -> Iterator[Callable[..., None]]:
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[..., None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<24}"),
@@ -34,7 +41,9 @@ def _bar(title: str, total: int) -> Iterator[Callable[..., None]]:
         row = progress.add_task(title, total=total, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
-            progress.update(row, advance=steps, **({"note": note} if note else {}))
+            progress.advance(row, steps)
+            if note:
+                progress.update(row, note=note)
 
         yield advance
 

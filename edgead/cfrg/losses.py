@@ -50,7 +50,7 @@ def distillation_loss(disagreement: list[Tensor], mask: Tensor) -> Tensor:
 
 
 def recovery_loss(recovery: list[Tensor], clean_teacher: list[Tensor]) -> Tensor:
-    """Pull the recovered levels to the clean ones: one cosine a sample and level, sum over levels, mean over samples."""
+    """Pull the recovered levels to the clean ones: one cosine a sample and level, summed over levels."""
     levels = [
         1 - F.cosine_similarity(clean.flatten(1).float(), recovered.flatten(1).float())
         for clean, recovered in zip(clean_teacher, recovery, strict=True)
@@ -59,6 +59,6 @@ def recovery_loss(recovery: list[Tensor], clean_teacher: list[Tensor]) -> Tensor
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Binary cross entropy; where the logits are smaller than the mask, its share of each logit's area is the target."""
-    target = mask if logits.shape == mask.shape else F.adaptive_avg_pool2d(mask, logits.shape[2:])
+    """Take the binary cross entropy; the target of a logit is the share of its area that the mask covers."""
+    target = mask if logits.shape == mask.shape else F.adaptive_avg_pool2d(mask, (logits.shape[2], logits.shape[3]))
     return F.binary_cross_entropy_with_logits(logits.float(), target)

@@ -1,15 +1,15 @@
 """CFRG: coarse-to-fine anomaly detection with recovery guidance (3CAD, AAAI 2025), figure 4.
 
-    image --> teacher (frozen) --> levels T ----------------+--> gate --> segmentation --> logits
-      |                              |                      |
-      |                              +--> recovery --> R ---+
-      +--> student --------------------------------> S -----+
+image --> teacher (frozen) --> levels T ----------------+--> gate --> segmentation --> logits
+  |                              |                      |
+  |                              +--> recovery --> R ---+
+  +--> student --------------------------------> S -----+
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,9 @@ from edgead.cfrg.cosine import CosineHead, Disagreement
 from edgead.cfrg.recovery import LightRecovery, ReferenceRecovery
 from edgead.cfrg.segmentation import LightSegmentation, ReferenceSegmentation
 from edgead.cfrg.student import LightStudent, ReferenceStudent
+from edgead.config import NetworkName
 from edgead.errors import ConfigError, nearest
 
-NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"]
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 
@@ -72,9 +72,9 @@ class Cfrg(nn.Module):
         pixels = image.float().permute(0, 3, 1, 2).contiguous()
         return (pixels - self.mean) / self.std
 
-    def forward(self, image: Tensor) -> Output:
-        """Run all networks on a normalised image ``(N, 3, H, W)``."""
-        teacher = self.teacher(image)
+    def forward(self, image: Tensor, teacher: list[Tensor] | None = None) -> Output:
+        """Run all networks on a normalised image ``(N, 3, H, W)``; the teacher's levels may be given where known."""
+        teacher = self.teacher(image) if teacher is None else teacher
         student = self.student(image)
         recovery = self.recovery(teacher)
         disagreement = self.cosine(teacher, student, recovery)

@@ -57,8 +57,8 @@ class ProceduralTextures:
             angle, frequency = rng.uniform(0, np.pi), rng.uniform(5, 60)
             field = 0.5 + 0.5 * np.sin(2 * np.pi * frequency * (x * np.cos(angle) + y * np.sin(angle)) + 6 * field)
         elif kind == 2:  # cells with hard borders
-            levels = rng.integers(2, 6)
-            field = np.floor(field * levels * 1.5) % levels / max(levels - 1, 1)
+            levels = int(rng.integers(2, 6))
+            field = np.floor(field * levels * 1.5) % levels / (levels - 1)
         elif kind == 3:  # speckle
             field = 0.4 * field + 0.6 * rng.random(size_hw, dtype=np.float32)
         low, high = rng.uniform(0, 255, (2, 3)).astype(np.float32)
@@ -169,7 +169,7 @@ def _shade(image: images.Image, rng: np.random.Generator) -> tuple[images.Image,
     size_hw = (image.shape[0], image.shape[1])
     noise = value_noise(rng, size_hw, int(rng.integers(2, 6)))
     cut = np.quantile(noise, rng.uniform(0.7, 0.95))
-    soft = np.clip((noise - cut) / max(float(noise.max()) - cut, 1e-6), 0, 1)
+    soft = np.clip((noise - cut) / (float(noise.max()) - float(cut) + 1e-6), 0, 1)
     soft = np.clip(soft * rng.uniform(1, 4), 0, 1)
     gain = 1 + rng.choice((-1, 1)) * rng.uniform(0.12, 0.5) * soft[..., None]
     return np.clip(image * gain, 0, 255).astype(np.uint8), soft > 0.3
