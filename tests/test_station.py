@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.station import measure_station
 from edgead.config import CameraConfig, StationConfig, load_station
 from edgead.datasets.simulated import OBJECTS, render
 from edgead.errors import ArtefactError, CameraError, ConfigError
@@ -249,6 +250,35 @@ def test_a_full_disk_loses_no_verdict_silently(tmp_path: Path, capfd: pytest.Cap
     assert "\n" not in report.problems[0]
 
 
+def test_a_disk_that_fills_up_leaves_whole_lines_and_the_rest_on_stderr(tmp_path: Path) -> None:
+    program = f"""
+import resource, sys
+from edgead.config import load_station
+from edgead.runtime.fake import FakeRunner
+from edgead.runtime.station import run_station
+from edgead.thresholds import Threshold
+config = load_station(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # a real write that the system cuts short
+report = run_station(config, runner=FakeRunner((16, 16)), threshold=Threshold.from_dict({threshold(2, 3).to_dict()!r}))
+print(report.triggers, *report.problems)
+"""
+    yaml = tmp_path / "station.yaml"
+    yaml.write_text(
+        "bundle: b\noutput: out\ncameras: [{name: a, uri: 'sim://ceramic_tile?parts=900&cache=1&size=32'}]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(yaml)], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    triggers, problem = done.stdout.split(" ", 1)
+    assert problem.count("\n") == 1
+    assert "verdicts.ndjson: cannot be written (File too large)" in problem
+    on_disk = (tmp_path / "out" / "verdicts.ndjson").read_text()
+    assert 0 < len(on_disk) <= 5000
+    assert on_disk.endswith("\n")
+    read = [json.loads(line)["trigger"] for line in [*on_disk.splitlines(), *done.stderr.splitlines()]]
+    assert sorted(read) == list(range(int(triggers)))
+    assert len(read) < 900
+
+
 @pytest.mark.parametrize("target", ["out", "out/pictures", "out/verdicts.ndjson"])
 def test_an_output_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path, target: str) -> None:
     path = tmp_path / target
@@ -359,6 +389,14 @@ print(json.dumps(report.to_dict()))
     assert report["problems"] == ["stopped by a signal; what was admitted is judged"]
     read = [json.loads(line) for line in verdicts.read_text().splitlines()]
     assert sorted(line["trigger"] for line in read) == list(range(report["triggers"]))
+
+
+def test_the_station_benchmark_counts_what_it_times() -> None:
+    speed = measure_station(FakeRunner((32, 32)), object_name="chip_capacitor", image_size=48, frames=45, rounds=2)
+    assert (speed.cameras, speed.parts, speed.frames, speed.rounds) == (3, 5, 45, 2)
+    assert speed.station_over_engine > 0
+    assert 1 <= speed.mean_batch <= 8
+    json.dumps(speed.to_dict(), allow_nan=False)
 
 
 def test_an_inspector_judges_images_of_any_size_in_their_order() -> None:

@@ -48,6 +48,7 @@ class VerdictLog:
         try:
             config.output.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._end = os.fstat(self._file).st_size  # one station a folder, so that nobody else appends
         except OSError as error:
             raise ConfigError(f"{_cannot(self.path, error)}; choose a writable output folder") from error
 
@@ -55,34 +56,30 @@ class VerdictLog:
         """Append verdicts.
 
         Raises:
-            DataError: the disk is full or gone; the file ends with a whole line, and these verdicts go to stderr.
+            DataError: the disk is full or gone; the file ends with a whole line, and the verdicts after it go to stderr.
         """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         lines = "".join(self._line(verdict, now) for verdict in verdicts).encode()
+        written = 0
         try:
-            self._append(lines)
+            while written < len(lines):
+                written += os.write(self._file, lines[written:])
         except OSError as error:
-            sys.stderr.write(lines.decode())
+            whole = lines.rfind(b"\n", 0, written) + 1
+            if written > whole:
+                os.ftruncate(self._file, self._end + whole)
+            self._end += whole
+            sys.stderr.write(lines[whole:].decode())
             raise DataError(
                 f"{_cannot(self.path, error)}; verdicts from then on are on stderr: free the disk and start again"
             ) from error
+        self._end += written
 
     def close(self) -> None:
         """Close the file; twice is allowed."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def _append(self, lines: bytes) -> None:
-        end = os.fstat(self._file).st_size
-        written = 0
-        try:
-            while written < len(lines):
-                written += os.write(self._file, lines[written:])
-        except OSError:
-            if written:
-                os.ftruncate(self._file, end)
-            raise
 
     def _line(self, verdict: PartVerdict, now: str) -> str:
         fields: dict[str, Any] = {
