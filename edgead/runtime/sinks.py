@@ -56,7 +56,7 @@ class VerdictLog:
         """Append verdicts.
 
         Raises:
-            DataError: the disk is full or gone; the file ends with a whole line, and the verdicts after it go to stderr.
+            DataError: the disk is full or gone; the file ends with a whole line; later verdicts go to stderr.
         """
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         lines = "".join(self._line(verdict, now) for verdict in verdicts).encode()
