@@ -10,6 +10,8 @@ import pytest
 
 from edgead.bundle import Bundle, BundleInfo
 
+pytest_plugins = ("skips",)
+
 SIZE = 64
 
 
