@@ -1,7 +1,7 @@
 """In continuous integration (``CI=true``) nothing is skipped: a part that is missing fails its tests.
 
-Elsewhere a test may skip where a library or the data set beside the repository is missing. Tests that need a GPU are not
-skipped but deselected, by their marker.
+Elsewhere a test may skip where a library or the data set beside the repository is missing. Tests that need a GPU are
+not skipped but deselected, by their marker.
 """
 
 from __future__ import annotations
