@@ -43,10 +43,11 @@ def below(module: str, package: str) -> bool:
 
 
 def offenders(folder: str, forbidden: tuple[str, ...], allowed: tuple[str, ...] = ()) -> list[str]:
+    """List forbidden imports in a folder, but for paths that begin with one of ``allowed``."""
     return [
         f"{path.relative_to(ROOT)} imports {module}"
         for path in sources(folder)
-        if path.relative_to(ROOT).as_posix() not in allowed
+        if not path.relative_to(ROOT).as_posix().startswith(allowed)
         for module in sorted(imports(path))
         if any(below(module, package) for package in forbidden)
     ]
@@ -61,7 +62,7 @@ def test_the_rules_see_imports_wherever_they_stand(tmp_path: Path) -> None:
 
 def test_the_library_imports_neither_export_nor_benchmarks() -> None:
     # The command line is where everything is put together, inside its functions.
-    assert offenders("edgead", ("export", "benchmarks"), ("edgead/cli.py",)) == []
+    assert offenders("edgead", ("export", "benchmarks"), ("edgead/cli",)) == []
     assert not any(
         below(module, package)
         for path in sources("edgead")
