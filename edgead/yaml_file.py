@@ -78,6 +78,8 @@ def _read_yaml(path: Path) -> object:
 
 def _describe(model: type[BaseModel], error: Any) -> str:
     where, kind, value = error["loc"], error["type"], error["input"]
+    if kind not in ("extra_forbidden", "missing"):
+        where = _keys(model, where)
     key = ".".join(str(step) for step in where)
     if kind == "extra_forbidden":
         return f"unknown key '{key}'{nearest(str(where[-1]), _section(model, where[:-1]).model_fields)}"
@@ -102,6 +104,14 @@ def _section(model: type[BaseModel], where: tuple[int | str, ...]) -> type[BaseM
         if isinstance(step, str) and step in model.model_fields:
             model = next(_models(model.model_fields[step].annotation), model)
     return model
+
+
+def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Cut a location after the keys of the file: pydantic appends which type of a union did not fit."""
+    for depth, step in enumerate(where):
+        if isinstance(step, str) and step not in _section(model, where[:depth]).model_fields:
+            return where[:depth]
+    return where
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -38,10 +38,10 @@ def test_a_station_keeps_absolute_paths(tmp_path: Path) -> None:
     assert config.bundle == Path("/somewhere/else")
 
 
-def test_training_has_the_documented_defaults(tmp_path: Path) -> None:
+def test_a_training_needs_no_more_than_its_dataset(tmp_path: Path) -> None:
     config = load_train(write(tmp_path, TRAIN))
-    assert (config.epochs, config.batch, config.learning_rate, config.seed) == (50, 32, 5e-4, 42)
-    assert (config.size, config.clean_share, config.precision, config.devices) == (256, 0.1, "32-true", "auto")
+    assert (config.network, config.size, config.seed, config.devices) == ("cfrg-lite0", 256, 42, "auto")
+    assert config.textures is None
     assert config.dataset.root == tmp_path / "data"
 
 
@@ -93,7 +93,8 @@ def test_a_wrong_station_is_refused_in_one_line(tmp_path: Path, text: str, words
         (TRAIN + "learning_rates: 0.1\n", ["did you mean 'learning_rate'"]),
         (TRAIN + "learning_rate: .inf\n", ["learning_rate: inf is wrong"]),
         (TRAIN + "epochs: 0\nbatch: 0\n", ["epochs: 0 is wrong", "and 1 more"]),
-        (TRAIN + "cache_teacher: perhaps\n", ["cache_teacher: 'perhaps' is wrong", "boolean"]),
+        (TRAIN + "devices: many\n", [": devices: 'many' is wrong", "integer"]),
+        (TRAIN + "devices: 0\n", [": devices: 0 is wrong", "greater than or equal to 1"]),
         ("epochs: 3\n", ["'dataset' is missing"]),
     ],
 )
