@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
 
 import edgead
+from edgead.config import DatasetConfig
 from edgead.errors import ArtefactError
 
 FORMAT = 1
@@ -30,14 +31,21 @@ class BundleInfo(_Strict):
         network: configuration, such as ``"cfrg-lite0"``.
         category: the product that it inspects.
         size_hw: height and width of its images, pixels.
+        dataset: what it was trained on, the root as it was then; None where that is not known.
     """
 
     network: str
     category: str
     size_hw: tuple[int, int]
+    dataset: DatasetConfig | None = None
 
     def __str__(self) -> str:
-        return f"{self.network} for {self.category} at {self.size_hw[1]}x{self.size_hw[0]}"
+        name = f"{self.network} for {self.category} at {self.size_hw[1]}x{self.size_hw[0]}"
+        if self.dataset is None:
+            return name
+        dataset = self.dataset
+        options = "".join(f", {key} {value}" for key, value in dataset.options.items())
+        return f"{name} from {dataset.kind} {dataset.root} (validation {dataset.validation:g}{options})"
 
 
 class Source(_Strict):

@@ -1,0 +1,190 @@
+"""Verbs that judge a model by labelled images: threshold and evaluate."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgead.cli.answer import Answer, percent, table
+from edgead.cli.dataset import add_dataset_flags, of_bundle
+from edgead.cli.evaluation_file import write_evaluation
+from edgead.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgead.bundle import Bundle
+    from edgead.cli.parser import Parser, Verbs
+    from edgead.datasets import Sample
+    from edgead.thresholds import Threshold
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add threshold and evaluate."""
+    parser = verbs.add(
+        "threshold",
+        threshold,
+        summary="set OK, UNSURE and NG from Good images alone, within a budget of false rejects",
+        example="edgead threshold runs/my_part --false-reject-ppm 2000 --confidence 0.95",
+        more="Scores the Good images held out of training; a part is judged by the largest score of its images.",
+    )
+    add_artefact(parser)
+    parser.add_argument(
+        "--false-reject-ppm",
+        type=float,
+        default=2000,
+        metavar="N",
+        help="Good ones rejected of a million (%(default)g)",
+    )
+    parser.add_argument(
+        "--confidence", type=float, default=0.95, metavar="SHARE", help="that the budget is kept (%(default)g)"
+    )
+    add_dataset_flags(parser)
+
+    parser = verbs.add(
+        "evaluate",
+        evaluate,
+        summary="measure accuracy on the test images by the MVTec protocol",
+        example="edgead evaluate runs/my_part",
+        more="Writes evaluation.<artefact>.json into the run, with the score of every image.",
+    )
+    add_artefact(parser)
+    add_dataset_flags(parser)
+
+
+def threshold(wanted: argparse.Namespace) -> Answer:
+    """Set an artefact's threshold."""
+    import numpy as np
+
+    from edgead.bundle import Bundle
+    from edgead.metrics import part_maxima
+    from edgead.thresholds import threshold_from_good
+
+    bundle = Bundle.open(wanted.bundle)
+    bundle.file(wanted.artefact)
+    config, dataset = of_bundle(bundle, wanted)
+    if not dataset.validation:
+        raise DataError(f"{config.root}: no Good images are held out of training; train again with more Good parts")
+    parts = [sample.part for sample in dataset.validation]
+    scores = np.array(_scores(bundle, wanted, dataset.validation))
+    by_part = len(set(parts)) < len(parts)
+    found = threshold_from_good(
+        part_maxima(parts, scores) if by_part else scores,
+        unit="part" if by_part else "image",
+        false_reject_ppm=wanted.false_reject_ppm,
+        confidence=wanted.confidence,
+        source=f"validation of {dataset.name} {dataset.category}",
+    )
+    bundle.set_threshold(wanted.artefact, found)
+    missing = max(0, found.needed_good - found.n_good)
+    document = {
+        "bundle": str(bundle.path),
+        "artefact": wanted.artefact,
+        "threshold": found.to_dict(),
+        "holds_budget": found.holds_budget,
+        "missing_good": missing,
+        "explanation": found.explain(),
+    }
+    rows = [
+        ("UNSURE above", f"{found.unsure:.6g}"),
+        ("NG above", f"{found.ng:.6g}"),
+        (f"Good {found.unit}s scored", found.n_good),
+        ("false rejects, at most", f"{found.guaranteed_ppm:.0f} of a million"),
+        ("budget", f"{found.false_reject_ppm:g} of a million: {'kept' if found.holds_budget else 'not yet kept'}"),
+        (f"more Good {found.unit}s needed", missing),
+    ]
+    return Answer(document, [table(f"Threshold of {wanted.artefact}", ("", ">"), rows), found.explain()])
+
+
+def evaluate(wanted: argparse.Namespace) -> Answer:
+    """Measure accuracy and keep it beside the artefact."""
+    import time
+
+    from benchmarks.mvtec_evaluation import METRICS
+    from edgead.bundle import Bundle
+    from edgead.evaluate import evaluate as measure
+    from edgead.progress import task
+    from edgead.runtime.open import open_runner
+
+    bundle = Bundle.open(wanted.bundle)
+    bundle.file(wanted.artefact)
+    config, dataset = of_bundle(bundle, wanted)
+    if not dataset.test:
+        raise DataError(
+            f"{config.root}: '{dataset.category}' has no test images; add test/good and test/<defect> folders"
+        )
+    begin = time.monotonic()
+    with (
+        open_runner(bundle, wanted.artefact, threads=wanted.threads) as runner,
+        task("Evaluating", len(dataset.test)) as advance,
+    ):
+        found = measure(runner, dataset.test, progress=advance)
+    record = bundle.artefacts[wanted.artefact]
+    verdicts = _verdicts(bundle.threshold(wanted.artefact), dataset.test, found.scores) if record.threshold else None
+    document: dict[str, Any] = {
+        "bundle": str(bundle.path),
+        "artefact": wanted.artefact,
+        "dataset": config.model_dump(mode="json"),
+        "accuracy": found.accuracy.to_dict(),
+        "verdicts": verdicts,
+        "seconds": round(time.monotonic() - begin, 3),
+    }
+    document["file"] = str(write_evaluation(bundle, wanted.artefact, document, dataset.test, found))
+    accuracy, counts = found.accuracy, found.accuracy.counts
+    title = (
+        f"Accuracy of {wanted.artefact} on {dataset.category}: {counts.images} images of {counts.parts} parts, "
+        f"{counts.defective_parts} of them defective"
+    )
+    rows = [(name, percent(getattr(accuracy, name))) for name in METRICS]
+    by_defect = [(name, percent(value)) for name, value in accuracy.image_AUROC_by_defect.items()]
+    body = [
+        table(title, ("metric", ">%"), rows),
+        table("image_AUROC by defect", ("defect", ">%"), by_defect),
+    ]
+    if verdicts is not None:
+        columns = (f"{verdicts['unit']}s", ">OK", ">UNSURE", ">NG")
+        told = [(kind, *verdicts[kind].values()) for kind in ("good", "defective")]
+        body.append(table("Verdicts with the bundle's threshold", columns, told))
+    return Answer(document, body)
+
+
+def add_artefact(parser: Parser) -> None:
+    """Add a bundle, and which of its artefacts on how many threads."""
+    parser.add_argument("bundle", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--artefact", default="fp32", metavar="NAME", help="which of its artefacts (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
+
+
+def _scores(bundle: Bundle, wanted: argparse.Namespace, samples: Sequence[Sample]) -> list[float]:
+    from edgead.evaluate import score_samples
+    from edgead.progress import task
+    from edgead.runtime.open import open_runner
+
+    scores = []
+    with (
+        open_runner(bundle, wanted.artefact, threads=wanted.threads) as runner,
+        task("Scoring Good images", len(samples)) as advance,
+    ):
+        for scored in score_samples(runner, samples):
+            scores.append(scored.score)
+            advance(1)
+    return scores
+
+
+def _verdicts(limits: Threshold, samples: Sequence[Sample], scores: Sequence[float]) -> dict[str, Any]:
+    """Count the verdicts on Good and on defective units."""
+    from edgead.thresholds import Verdict
+
+    best: dict[str, tuple[float, bool]] = {}
+    for number, (sample, score) in enumerate(zip(samples, scores, strict=True)):
+        name = sample.part if limits.unit == "part" else str(number)
+        before, good = best.get(name, (score, True))
+        best[name] = (max(before, score), good and sample.is_good)
+    counts = Counter((good, limits.verdict(score)) for score, good in best.values())
+    told = {
+        kind: {verdict.value: counts[good, verdict] for verdict in Verdict}
+        for kind, good in (("good", True), ("defective", False))
+    }
+    return {"unit": limits.unit, **told}

@@ -1,0 +1,169 @@
+"""Verbs that hold artefacts against each other: parity and bench."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgead.cli.answer import Answer, table
+from edgead.cli.dataset import add_dataset_flags, of_bundle, pictures
+from edgead.cli.measuring import add_artefact
+from edgead.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from edgead.cli.parser import Verbs
+    from edgead.config import StationConfig
+
+_SHOWN = 32  # images that the calls walk through
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add parity and bench."""
+    parser = verbs.add(
+        "parity",
+        parity,
+        summary="prove that an artefact gives the maps, scores and verdicts of its checkpoint",
+        example="edgead parity runs/my_part --artefact fp32",
+        more="The certificate is kept in the bundle; code 1 when a gate is missed.",
+    )
+    add_artefact(parser)
+    parser.add_argument("--n", type=int, default=32, metavar="N", help="test images to compare on (%(default)s)")
+    add_dataset_flags(parser)
+
+    parser = verbs.add(
+        "bench",
+        bench,
+        summary="measure the speed of artefacts side by side, or of a station against its engine",
+        example="edgead bench runs/my_part --artefacts checkpoint,fp32 --batch 1 --threads 2",
+        more="With --station: the frames a second of a whole station over those of its bare engine.",
+    )
+    parser.add_argument("bundle", nargs="?", type=Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--station", type=Path, metavar="station.yaml", help="measure this station instead of a run")
+    parser.add_argument(
+        "--artefacts",
+        default="checkpoint,fp32",
+        metavar="A,B",
+        help="what to measure; ratios to the first (%(default)s)",
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
+    parser.add_argument("--n", type=int, metavar="N", help="calls to time (as many as fit in 10 s)")
+    add_dataset_flags(parser)
+
+
+def parity(wanted: argparse.Namespace) -> Answer:
+    """Certify an artefact against its checkpoint."""
+    require("torch", extra="train")
+    from benchmarks.parity import certify
+    from edgead.bundle import Bundle
+
+    bundle = Bundle.open(wanted.bundle)
+    bundle.file(wanted.artefact)
+    _, dataset = of_bundle(bundle, wanted)
+    images = pictures(dataset.test or dataset.validation, bundle.info.size_hw, wanted.n)
+    found = certify(bundle, wanted.artefact, images, threads=wanted.threads)
+    document = {"bundle": str(bundle.path), "artefact": wanted.artefact, "parity": found.to_dict()}
+    title = f"Parity of {found.candidate} with {found.reference} on {found.images} images"
+    gates = [(gate.name, f"{gate.value:.3g}", f"{gate.limit:g}", gate.passed) for gate in found.gates]
+    lines = [] if found.flips is not None else [f"no verdicts compared: run edgead threshold {bundle.path} first"]
+    failed = next((gate for gate in found.gates if not gate.passed), None)
+    missed = (
+        None
+        if failed is None
+        else f"{wanted.artefact}: {failed.name} is {failed.value:.3g}, the limit is {failed.limit:g}"
+    )
+    return Answer(document, [table(title, ("gate", ">value", ">limit", "passed"), gates), *lines], missed)
+
+
+def bench(wanted: argparse.Namespace) -> Answer:
+    """Measure speed: of artefacts, or of a station."""
+    if (wanted.bundle is None) == (wanted.station is None):
+        raise ConfigError("say what to measure, and only one: edgead bench RUN, or edgead bench --station station.yaml")
+    return _bench_station(wanted) if wanted.station else _bench_artefacts(wanted)
+
+
+def _bench_artefacts(wanted: argparse.Namespace) -> Answer:
+    from contextlib import ExitStack
+
+    from benchmarks import results
+    from benchmarks.report import SPEED_NAME
+    from benchmarks.speed import measure, ratio
+    from edgead.bundle import Bundle
+    from edgead.runtime.open import open_runner
+
+    names = [name.strip() for name in wanted.artefacts.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--artefacts is '{wanted.artefacts}'; expected different names, such as checkpoint,fp32")
+    if wanted.batch < 1 or wanted.threads < 0:
+        raise ConfigError(f"--batch {wanted.batch}, --threads {wanted.threads}; expected 1 or more, and 0 or more")
+    bundle = Bundle.open(wanted.bundle)
+    for name in names:
+        bundle.file(name)
+    _, dataset = of_bundle(bundle, wanted)
+    images = pictures(dataset.test or dataset.validation, bundle.info.size_hw, _SHOWN)
+    with ExitStack() as stack:
+        runners = {
+            name: stack.enter_context(open_runner(bundle, name, threads=wanted.threads, max_batch=max(8, wanted.batch)))
+            for name in names
+        }
+        speeds = measure(runners, images, batch=wanted.batch, n=wanted.n)
+    kept = results.save(
+        bundle.path / SPEED_NAME,
+        command=f"edgead bench {bundle.path} --artefacts {','.join(names)} --batch {wanted.batch} "
+        f"--threads {wanted.threads}",
+        conditions={
+            "network": bundle.info.network,
+            "size_hw": list(bundle.info.size_hw),
+            "sha256": {name: bundle.artefacts[name].sha256 for name in names},
+        },
+        rows=[{**speed.to_dict(), "times_faster": ratio(speed, speeds[0])} for speed in speeds],
+    )
+    document = {"bundle": str(bundle.path), **kept.model_dump(mode="json")}
+    columns = (
+        "artefact", "backend", ">threads", ">batch", ">n", ">warm-up", ">mean ms", ">p50", ">p95", ">p99", ">FPS",
+        ">x", ">peak MiB",
+    )  # fmt: skip
+    rows = [
+        (s.runner, s.backend, s.threads, s.batch, s.n, s.warmup, f"{s.mean_ms:.2f}", f"{s.p50_ms:.2f}",
+         f"{s.p95_ms:.2f}", f"{s.p99_ms:.2f}", f"{s.fps:.1f}", f"{ratio(s, speeds[0]):.2f}",
+         None if s.peak_rss_mib is None else f"{s.peak_rss_mib:.0f}")
+        for s in speeds
+    ]  # fmt: skip
+    title = (
+        f"Speed of {bundle.info.network} at {bundle.info.size_hw[1]}x{bundle.info.size_hw[0]}, in turns on one machine"
+    )
+    line = f"x: times faster than {names[0]} by the medians; peak MiB: of the whole process, all runners open"
+    return Answer(document, [table(title, columns, rows), line])
+
+
+def _bench_station(wanted: argparse.Namespace) -> Answer:
+    from benchmarks.station import measure_station
+    from edgead.bundle import Bundle
+    from edgead.config import load_station
+    from edgead.runtime.open import open_runner
+
+    config = load_station(wanted.station)
+    name = _simulated(config, wanted.station)
+    bundle = Bundle.open(config.bundle)
+    with open_runner(bundle, config.artefact, threads=wanted.threads or config.threads) as runner:
+        found = measure_station(runner, object_name=name)
+    rows = [
+        ("engine", f"{found.runner}, {config.artefact}"),
+        ("cameras", f"{found.cameras} of {name}"),
+        ("bare engine", f"{found.bare_fps:.1f} frames/s"),
+        ("station", f"{found.station_fps:.1f} frames/s"),
+        ("station over engine", f"{found.station_over_engine:.3f}"),
+        ("part, p50 and p99", f"{found.part_p50_ms:.1f} ms, {found.part_p99_ms:.1f} ms"),
+        ("measured", f"{found.rounds} rounds of {found.frames} frames"),
+    ]
+    document = {"station": str(wanted.station), "bundle": str(bundle.path), "speed": found.to_dict()}
+    return Answer(document, [table("Speed of the station", ("", ""), rows)])
+
+
+def _simulated(config: StationConfig, path: Path) -> str:
+    """Return the object that a station's cameras simulate."""
+    names = {camera.uri.partition("?")[0].removeprefix("sim://") for camera in config.cameras}
+    if not all(camera.uri.startswith("sim://") for camera in config.cameras) or len(names) != 1:
+        raise ConfigError(f"{path}: expected cameras sim:// of one object, which give frames faster than any engine")
+    return names.pop()

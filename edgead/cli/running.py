@@ -1,0 +1,100 @@
+"""Verbs that run a station, write a report, and look at the machine: stream, report, doctor."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgead.cli.answer import Answer, table
+from edgead.cli.dataset import add_dataset_flags, of_bundle
+from edgead.cli.evaluation_file import read_evaluation
+from edgead.cli.measuring import add_artefact
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from edgead.cli.parser import Verbs
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Add stream, report and doctor."""
+    parser = verbs.add(
+        "stream",
+        stream,
+        summary="run a station: frames of its cameras to verdicts on parts",
+        example="edgead stream station.yaml",
+        more="Ends when all cameras have ended, or at Ctrl-C, when what was admitted is judged first.",
+    )
+    parser.add_argument("config", type=Path, metavar="station.yaml", help="configuration of the station")
+
+    parser = verbs.add(
+        "report",
+        report,
+        summary="write report.html of a run: accuracy, pictures, thresholds, speed",
+        example="edgead report runs/my_part",
+        more="Takes what evaluate, threshold, parity, bench and stream have left in the run, and says what is missing.",
+    )
+    add_artefact(parser)
+    add_dataset_flags(parser)
+
+    verbs.add(
+        "doctor",
+        doctor,
+        summary="say what this machine has, what is missing, and what each is for",
+        example="edgead doctor",
+    )
+
+
+def stream(wanted: argparse.Namespace) -> Answer:
+    """Run a station to its end."""
+    from edgead.cli.live import live
+    from edgead.config import load_station
+    from edgead.runtime.sinks import LOG_NAME
+    from edgead.runtime.station import run_station
+
+    config = load_station(wanted.config)
+    found = run_station(config, progress=live(config.output / LOG_NAME))
+    rows = [(outcome, count) for outcome, count in found.verdicts.items()]
+    rows.append(("parts", found.triggers))
+    stages = [(stage, *(f"{ms:.2f}" for ms in (s.p50, s.p95, s.p99))) for stage, s in found.latency_ms.items()]
+    body: list[Table | str] = [
+        table(f"Station '{found.station}' on {found.runner}", ("verdict", ">parts"), rows),
+        table("Latency, ms", ("stage", ">p50", ">p95", ">p99"), stages),
+        f"{found.frames} frames in {found.wall_s:.1f} s, {found.fps:.1f} a second; {found.pictures} pictures",
+        *found.problems,
+        f"verdicts: {found.verdict_file}",
+    ]
+    return Answer(found.to_dict(), body)
+
+
+def report(wanted: argparse.Namespace) -> Answer:
+    """Write a run's report."""
+    from benchmarks.report import write_report
+    from edgead.bundle import Bundle
+
+    bundle = Bundle.open(wanted.bundle)
+    bundle.file(wanted.artefact)
+    _, dataset = of_bundle(bundle, wanted)
+    evaluation = read_evaluation(bundle, wanted.artefact, dataset.test)
+    path = write_report(
+        bundle, artefact=wanted.artefact, samples=dataset.test, evaluation=evaluation, threads=wanted.threads
+    )
+    document = {"bundle": str(bundle.path), "artefact": wanted.artefact, "report": str(path)}
+    return Answer(document, [f"{path}: open it in a browser"])
+
+
+def doctor(_wanted: argparse.Namespace) -> Answer:
+    """Examine this machine."""
+    from edgead.doctor import examine
+
+    found = examine()
+    machine = [(name.replace("_", " "), value) for name, value in found.machine.items()]
+    have = [(part.name, part.version, part.purpose) for part in found.parts if part.version is not None]
+    missing = [(part.name, part.purpose, part.remedy) for part in found.parts if part.version is None]
+    body = [
+        table("This machine", ("", ""), machine),
+        table("Installed", ("part", "version", "for"), have),
+        table("Not installed", ("part", "for", "get it"), missing) if missing else "Nothing is missing.",
+    ]
+    return Answer(found.to_dict(), body)
