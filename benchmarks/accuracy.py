@@ -1,0 +1,114 @@
+"""Accuracy of one configuration over several seeds, trained and evaluated from nothing.
+
+    python -m benchmarks.accuracy benchmarks/magnetic_tile.yaml --root DATA --seeds 0 1 2
+
+Writes ``benchmarks/results/<name of the YAML file>.json``: a row a seed, then the medians with their range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import results
+from edgead.config import TrainConfig, load_train
+from edgead.errors import EdgeadError
+from edgead.evaluate import evaluate
+from edgead.metrics import bootstrap_auroc
+from edgead.progress import task
+
+_MEASURED = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_AUPRO_005", "part_AUROC")
+
+
+def measure_accuracy(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Train one seed in ``folder`` and evaluate it on the test split; returns its row."""
+    from edgead.cfrg.train import train
+    from edgead.runtime.torch_runner import TorchRunner
+
+    trained = train(config, folder)
+    with TorchRunner(trained.cfrg) as runner, task("Evaluating", len(trained.dataset.test)) as advance:
+        evaluation = evaluate(runner, trained.dataset.test, progress=advance)
+    accuracy = evaluation.accuracy
+    test = trained.dataset.test
+    interval = bootstrap_auroc(
+        evaluation.scores, [not sample.is_good for sample in test], [sample.part for sample in test], seed=config.seed
+    )
+    return {
+        "seed": config.seed,
+        **{name: _rounded(getattr(accuracy, name)) for name in _MEASURED},
+        "image_AUROC_interval": None if interval is None else [round(bound, 4) for bound in interval],
+        "by_defect": {name: _rounded(value) for name, value in accuracy.image_AUROC_by_defect.items()},
+        "train_minutes": round(trained.seconds / 60, 1),
+        "train_images": len(trained.dataset.train),
+        "precision": trained.precision,
+        "peak_GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the medians over the seeds, and the range of the image AUROC."""
+    scores = sorted(row["image_AUROC"] for row in rows)
+    return {
+        "seed": "median",
+        **{name: _median(row[name] for row in rows) for name in _MEASURED},
+        "image_AUROC_range": [scores[0], scores[-1]],
+        "by_defect": {name: _median(row["by_defect"][name] for row in rows) for name in rows[0]["by_defect"]},
+        "train_minutes": _median(row["train_minutes"] for row in rows),
+    }
+
+
+def _median(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(median(known), 4) if known else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def main() -> int:
+    """Run the benchmark from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("config", type=Path, help="train.yaml")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the dataset")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="instead of the file's")
+    parser.add_argument("--out", type=Path, help="result file instead of benchmarks/results/NAME.json")
+    options = parser.parse_args()
+    try:
+        config = _config(options)
+        begin, rows = time.monotonic(), []
+        for seed in options.seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(measure_accuracy(config.model_copy(update={"seed": seed}), Path(folder)))
+            print(rows[-1], file=sys.stderr)
+        out = options.out or results.FOLDER / f"{options.config.stem}.json"
+        recipe = config.model_dump(mode="json", exclude={"dataset": {"root"}, "seed": True})
+        command = f"python -m benchmarks.accuracy {shlex.quote(str(options.config))} --root DATA --seeds "
+        command += " ".join(map(str, options.seeds))
+        minutes = round((time.monotonic() - begin) / 60, 1)
+        results.save(out, command=command, conditions={**recipe, "minutes": minutes}, rows=[*rows, summary(rows)])
+    except EdgeadError as error:
+        print(f"benchmarks.accuracy: {error}", file=sys.stderr)
+        return error.exit_code
+    print(out)
+    return 0
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    config = load_train(options.config)
+    root = options.root / config.dataset.root.name if config.dataset.kind == "manifest" else options.root
+    changes = {"epochs": options.epochs} if options.epochs else {}
+    return config.model_copy(update={"dataset": config.dataset.model_copy(update={"root": root}), **changes})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
