@@ -16,7 +16,7 @@ from edgead.cfrg import backbones, checkpoint, losses, synthesis  # noqa: E402
 from edgead.cfrg.cosine import CosineHead  # noqa: E402
 from edgead.cfrg.data import EpochBatches  # noqa: E402
 from edgead.cfrg.inspection import Inspection, fused_parts  # noqa: E402
-from edgead.cfrg.model import NETWORKS, Cfrg, build  # noqa: E402
+from edgead.cfrg.model import Cfrg, build  # noqa: E402
 from edgead.errors import ArtefactError, ConfigError, MissingError  # noqa: E402
 
 
@@ -169,10 +169,8 @@ def test_batches_depend_on_seed_and_epoch_alone_and_are_dealt_without_overlap() 
         EpochBatches(3, 4, 1, rank=0, ranks=2)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["cfrg-r18", "cfrg-lite0"])
 def test_checkpoints_come_back_as_they_were(network: str, tmp_path: Path) -> None:
-    if network == "cfrg-wrn50":
-        pytest.skip("half a GiB a file; the code is the same for all")
     cfrg = build(network, 64)
     checkpoint.save(cfrg, tmp_path / "c.pt", seed=3)
     loaded = checkpoint.load(tmp_path / "c.pt")
