@@ -28,6 +28,8 @@ class _Plot:
 
     x: tuple[float, float]
     y: tuple[float, float]
+    counts_x: bool = False  # ticks at whole numbers only
+    counts_y: bool = False
 
     def px(self, x: float) -> float:
         return round(_LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (_WIDTH - _LEFT - _RIGHT), 2)
@@ -39,10 +41,10 @@ class _Plot:
     def axes(self, x_label: str, y_label: str, *, mirrored: bool = False) -> Iterator[Markup]:
         """Draw grid, ticks and names; a mirrored y axis counts upward both ways."""
         bottom, left = self.py(self.y[0]), self.px(self.x[0])
-        for y in ticks(*self.y):
+        for y in ticks(*self.y, whole=self.counts_y):
             yield _line(left, self.py(y), self.px(self.x[1]), self.py(y), class_="grid")
             yield _text(left - 6, self.py(y) + 4, f"{abs(y) if mirrored else y:g}", text_anchor="end")
-        for x in ticks(*self.x):
+        for x in ticks(*self.x, whole=self.counts_x):
             yield _line(self.px(x), bottom, self.px(x), bottom + 4, class_="axis")
             yield _text(self.px(x), bottom + 18, f"{x:g}", text_anchor="middle")
         yield _line(left, bottom, self.px(self.x[1]), bottom, class_="axis")
@@ -59,7 +61,7 @@ def histogram(good: Sequence[float], bad: Sequence[float], threshold: Threshold 
     edges = np.linspace(low, high, 41)
     up, down = (np.histogram(values, edges)[0].tolist() for values in (good, bad))
     top = 1.18 * max(1, *up, *down)
-    plot = _Plot((low, high), (-top if bad else 0.0, top if good else 0.0))
+    plot = _Plot((low, high), (-top if bad else 0.0, top if good else 0.0), counts_y=True)
     parts = list(_bands(plot, threshold)) if threshold else []
     parts += plot.axes("anomaly score", f"{unit}s", mirrored=True)
     for heights, sign, colour in ((up, 1, _COLOURS[0]), (down, -1, _COLOURS[1])):
@@ -91,7 +93,7 @@ def curves(
     points = [point for line in lines.values() for point in line]
     x_span = (0.0, 1.0) if unit_square else _exact([x for x, _ in points])
     y_span = (0.0, 1.0) if unit_square else _exact([0.0, *(y for _, y in points)], above=0.05)
-    plot = _Plot(x_span, y_span)
+    plot = _Plot(x_span, y_span, counts_x=not unit_square and all(x == round(x) for x, _ in points))
     parts = list(plot.axes(x_label, y_label))
     if unit_square:
         parts.append(_line(plot.px(0), plot.py(0), plot.px(1), plot.py(1), class_="chance"))
@@ -128,11 +130,13 @@ def gauge(score: float, threshold: Threshold, span: tuple[float, float]) -> Mark
     )
 
 
-def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
-    """Return round numbers from ``low`` to ``high``, about as many as wanted."""
+def ticks(low: float, high: float, *, wanted: int = 6, whole: bool = False) -> list[float]:
+    """Return round numbers from ``low`` to ``high``, about as many as wanted, all of them integers where ``whole``."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+    factors = (1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)
+    step = next(power * factor for factor in factors if power * factor >= rough * 0.999)
+    step = max(step, 1.0) if whole else step
     first = math.ceil(low / step - 1e-9)
     return [round(step * index, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 

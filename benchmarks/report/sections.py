@@ -12,7 +12,7 @@ import numpy as np
 import edgead
 from benchmarks.report import charts
 from benchmarks.report.findings import Findings, curves_of
-from benchmarks.report.markup import NOTHING, Markup, Value, count, join, missing, number, section, table, tag
+from benchmarks.report.markup import NOTHING, Markup, Value, count, join, missing, number, percent, section, table, tag
 from benchmarks.speed import machine
 from edgead.metrics import auroc
 from edgead.thresholds import Verdict
@@ -116,7 +116,9 @@ def parity_section(found: Findings) -> Markup:
     flips = "Verdicts were not compared, having no threshold."
     if parity["flips"] is not None:
         at_most = parity["flips_at_most"]
-        flips = f"{count(parity['flips'], 'verdict')} changed; at 95 % confidence fewer than {at_most:.2%} ever would."
+        flips = (
+            f"{count(parity['flips'], 'verdict')} changed; at 95 % confidence fewer than {percent(at_most)} ever would."
+        )
     return section("Parity", table(("Gate", "Measured", "Limit", ""), rows), tag("p", flips, class_="note"), note=note)
 
 
@@ -167,10 +169,16 @@ def _roc(found: Findings, good: list[float], bad: list[float]) -> Markup:
 
 
 def _roc_points(good: list[float], bad: list[float]) -> list[tuple[float, float]]:
+    """Return the corners of the ROC curve: sixteen thousand images need no more than these."""
     limits = np.unique([*good, *bad])[::-1]
-    ups = [np.searchsorted(np.sort(values), limits, side="left") for values in (good, bad)]
-    across, up = (1 - below / len(values) for below, values in zip(ups, (good, bad), strict=True))
-    return [(0.0, 0.0), *zip(across.tolist(), up.tolist(), strict=True)]
+    across, up = (
+        np.concatenate(([0], len(values) - np.searchsorted(np.sort(values), limits, side="left")))
+        for values in (good, bad)
+    )
+    right, upward = np.diff(across), np.diff(up)
+    turns = right[1:] * upward[:-1] != right[:-1] * upward[1:]
+    corners = np.concatenate(([True], turns, [True]))
+    return list(zip((across[corners] / len(good)).tolist(), (up[corners] / len(bad)).tolist(), strict=True))
 
 
 def _by_defect(found: Findings) -> Markup:
