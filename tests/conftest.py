@@ -46,3 +46,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory, smooth_images: npt.NDArra
     bundle.add("checkpoint", write, kind="checkpoint", precision="fp32", made_from=None, tools={})
     export_networks(bundle, smooth_images[:2])
     return bundle
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ``edgead simulate``, ``train``, ``export`` and ``threshold`` have made; read it only, or copy it.
+
+    Nine Good magnetic cores and one of each defect type, two views, four lights, 64x64, one epoch of ``cfrg-lite0``.
+    """
+    from edgead.cli import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    data, run = str(folder / "data"), str(folder / "run")
+    small = ["--size", str(SIZE), "--seed", "3"]
+    assert main(["simulate", "magnetic_core", "--out", data, "--good", "9", "--defective", "1", *small]) == 0
+    flags = ["--dataset", "sim", "--root", data, "--validation", "0.3", "--epochs", "1", "--precision", "32-true"]
+    assert main(["train", *flags, *small, "--out", run]) == 0
+    assert main(["export", run]) == 0
+    assert main(["threshold", run, "--false-reject-ppm", "50000"]) == 0
+    return Path(run)

@@ -100,7 +100,10 @@ def of_bundle(bundle: Bundle, wanted: argparse.Namespace) -> tuple[DatasetConfig
         ConfigError: the bundle records none and the flags name none, or they would change the split trained on.
         DataError: the dataset is not where it was.
     """
+    from dataclasses import asdict
+
     from edgead.config import DatasetConfig
+    from edgead.datasets import DatasetOptions
     from edgead.yaml_file import check
 
     flags, recorded = given(wanted), bundle.info.dataset
@@ -113,7 +116,7 @@ def of_bundle(bundle: Bundle, wanted: argparse.Namespace) -> tuple[DatasetConfig
             "--dataset KIND --root FOLDER --category NAME"
         )
     base = recorded.model_dump()
-    known = {"validation": recorded.validation, **recorded.options}
+    known = {"validation": recorded.validation, **asdict(DatasetOptions()), **recorded.options}
     for name in _SPLITTING:
         if name in flags and flags[name] != known.get(name):
             raise ConfigError(

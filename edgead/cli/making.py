@@ -24,6 +24,7 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("batch", int, "images a step (16)"),
     ("learning-rate", float, "the largest one (0.002)"),
     ("schedule", str, "one-cycle or steps (one-cycle)"),
+    ("weight-decay", float, "pull of the weights to zero (0.0001)"),
     ("seed", int, "of everything random (42)"),
     ("clean-share", float, "share of the images left uncorrupted (0.2)"),
     ("synthesis", str, "kinds of synthetic defects: rich or reference (rich)"),
@@ -184,9 +185,7 @@ def _train_config(wanted: argparse.Namespace) -> TrainConfig:
     own = wanted.out / _RECIPE
     source = wanted.config or (own if wanted.resume and own.exists() and "kind" not in dataset else None)
     if source is None and not {"kind", "root"} <= dataset.keys():
-        raise ConfigError(
-            "nothing says which images; give a train.yaml, or --dataset KIND --root FOLDER --category NAME"
-        )
+        raise ConfigError("which images? give a train.yaml, or --dataset KIND --root FOLDER --category NAME")
     values = load_train(source).model_dump() if source else {}
     if "devices" in flags and str(flags["devices"]).isdecimal():
         flags["devices"] = int(flags["devices"])

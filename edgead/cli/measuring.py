@@ -41,6 +41,13 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument(
         "--confidence", type=float, default=0.95, metavar="SHARE", help="that the budget is kept (%(default)g)"
     )
+    parser.add_argument(
+        "--unsure-ratio",
+        type=float,
+        default=10,
+        metavar="X",
+        help="UNSURE is NG at an X times looser budget (%(default)g)",
+    )
     add_dataset_flags(parser)
 
     parser = verbs.add(
@@ -75,6 +82,7 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         unit="part" if by_part else "image",
         false_reject_ppm=wanted.false_reject_ppm,
         confidence=wanted.confidence,
+        unsure_ratio=wanted.unsure_ratio,
         source=f"validation of {dataset.name} {dataset.category}",
     )
     bundle.set_threshold(wanted.artefact, found)
