@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgead.doctor import cpu_model, memory_gib
 from edgead.errors import DataError
 from edgead.progress import task
 from edgead.runtime.runner import Runner, usable_cores
@@ -120,9 +119,9 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": usable_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": memory_gib(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "libraries": libraries,
@@ -169,18 +168,3 @@ def _speed(name: str, runner: Runner, times: npt.NDArray[np.float64], batch: int
         fps=batch * 1e3 / mean,
         peak_rss_mib=peak_rss_mib(),
     )
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # no Linux
-        return platform.processor() or platform.machine()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return models[0] if models else platform.machine()
-
-
-def _memory_gib() -> float | None:
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", {}):
-        return None
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1)

@@ -38,18 +38,26 @@ def show(answer: Answer, *, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
-    for piece in answer.body:
-        console.print(piece, markup=False, soft_wrap=isinstance(piece, str))
+    for number, piece in enumerate(answer.body):
+        if isinstance(piece, str):
+            console.print(piece, markup=False, soft_wrap=True)
+            continue
+        # Printed apart, for a table folds its title to its own width.
+        title, piece.title = piece.title, None
+        console.print("\n" * (number > 0) + str(title), style="bold", markup=False, soft_wrap=True)
+        console.print(piece)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Return a table; a column whose name begins with ``>`` is set flush right."""
+    """Return a table; a column whose name begins with ``>`` is set flush right; without names no header."""
     from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
+    names = list(columns)
     made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, show_edge=False)
-    for name in columns:
+    made.show_header = any(name.strip(">") for name in names)
+    for name in names:
         made.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell(value)) for value in row))
