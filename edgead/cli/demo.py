@@ -27,6 +27,7 @@ _CHOICES = "demo.json"  # what the parts in the folder were made with
 _STATION_SEED = 1000  # the station sees parts that are neither in training nor in test
 _STATION_PARTS = 24
 _NG_SHARE = 0.3
+_HELD_OUT = 0.25  # of the few Good parts, for a threshold that promises something
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -41,7 +42,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="RUN", help="folder (%(default)s)")
     parser.add_argument("--object", default="chip_inductor", metavar="NAME", help="what to simulate (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="other seeds, other parts (%(default)s)")
-    parser.add_argument("--good", type=int, default=48, metavar="N", help="Good parts (%(default)s)")
+    parser.add_argument("--good", type=int, default=60, metavar="N", help="Good parts (%(default)s)")
     parser.add_argument("--defective", type=int, default=2, metavar="N", help="parts of each defect (%(default)s)")
     parser.add_argument("--size", type=int, default=128, metavar="PIXELS", help="side of the images (%(default)s)")
     parser.add_argument("--epochs", type=int, default=12, metavar="N", help="passes over the Good images (%(default)s)")
@@ -93,7 +94,7 @@ def _commands(wanted: argparse.Namespace, spec: ObjectSpec) -> dict[str, list[st
     run, data = str(wanted.out), str(wanted.out / "data")
     numbers = ["--good", str(wanted.good), "--defective", str(wanted.defective)]
     shape = ["--size", str(wanted.size), "--seed", str(wanted.seed)]
-    what = ["--dataset", "sim", "--root", data, "--category", spec.folder]
+    what = ["--dataset", "sim", "--root", data, "--category", spec.folder, "--validation", str(_HELD_OUT)]
     return {
         "Render parts": ["simulate", wanted.object, "--out", data, *numbers, *shape],
         "Train on Good images only": [
