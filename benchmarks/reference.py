@@ -36,14 +36,17 @@ class Reference:
         self.max_batch = max_batch
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Prediction:
-        """Inspect uint8 ``(N, H, W, 3)`` RGB images (cfrg, section 3: equal weights, sigma 4)."""
+        """Inspect uint8 ``(N, H, W, 3)`` RGB images (3CAD's inference, with the network's fusion weights)."""
         check_images(images, self.size_hw, self.max_batch)
         torch = self._torch
         with torch.inference_mode():
             output = self._cfrg(self._cfrg.normalise(torch.from_numpy(images)))
             parts = [*output.disagreement.recovery, output.logits.sigmoid()]
             up = torch.nn.functional.interpolate
-            raw = sum(up(part.double(), size=self.size_hw, mode="bilinear", align_corners=True) for part in parts)
+            raw = sum(
+                weight * up(part.double(), size=self.size_hw, mode="bilinear", align_corners=True)
+                for weight, part in zip(self._cfrg.fusion.double(), parts, strict=True)
+            )
         maps = [self._smooth(image, sigma=4, truncate=4, mode="reflect") for image in raw[:, 0].numpy()]
         anomaly_map = np.stack(maps).astype(np.float32)
         return Prediction(anomaly_map, anomaly_map.max(axis=(1, 2)))

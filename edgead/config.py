@@ -82,6 +82,8 @@ class TrainConfig(_Section):
         clean_share: share of the images that a step leaves uncorrupted.
         synthesis: ``"reference"`` corrupts by textures under Perlin masks; ``"rich"`` also by scratches, shifted
             patches and shading.
+        fusion: ``"balanced"`` weights the parts of the anomaly map by their spread on held-out Good images; ``"sum"``
+            adds them as the paper does.
         jitter: largest relative change of gain and gamma, for lamps that age and exposures that differ.
         textures: folder of textures such as DTD's images/; None draws procedural ones.
         teacher_weights: file or URL; None takes the network's standard ImageNet weights.
@@ -99,6 +101,7 @@ class TrainConfig(_Section):
     seed: int = Field(default=42, ge=0)
     clean_share: float = Field(default=0.2, ge=0, lt=1)
     synthesis: Literal["reference", "rich"] = "rich"
+    fusion: Literal["balanced", "sum"] = "balanced"
     jitter: float = Field(default=0.0, ge=0, le=1)
     textures: FilePath | None = None
     teacher_weights: PathOrUrl | None = None

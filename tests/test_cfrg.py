@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from edgead.cfrg import backbones, checkpoint, losses, synthesis  # noqa: E402
 from edgead.cfrg.cosine import CosineHead  # noqa: E402
 from edgead.cfrg.data import EpochBatches  # noqa: E402
-from edgead.cfrg.inspection import Inspection, fused_parts  # noqa: E402
+from edgead.cfrg.inspection import Inspection, balance, map_parts  # noqa: E402
 from edgead.cfrg.model import Cfrg, build  # noqa: E402
 from edgead.errors import ArtefactError, ConfigError, MissingError  # noqa: E402
 
@@ -86,12 +86,25 @@ def test_map_fusion_is_upsampling_then_scipys_gaussian(light: Cfrg) -> None:
     image = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (2, 128, 128, 3), dtype=np.uint8))
     with torch.no_grad():
         anomaly_map, score = Inspection(light)(image)
-        parts = fused_parts(light(light.normalise(image)))
+        parts = [w * p for w, p in zip(light.fusion, map_parts(light(light.normalise(image))), strict=True)]
         raw = sum(F.interpolate(p.double(), (128, 128), mode="bilinear", align_corners=True) for p in parts)[:, 0]
     for index in range(2):
         expected = ndimage.gaussian_filter(raw[index].numpy(), 4, mode="reflect", truncate=4)
         np.testing.assert_allclose(anomaly_map[index].numpy(), expected, atol=5e-6)
         assert float(score[index]) == pytest.approx(float(anomaly_map[index].max()))
+
+
+def test_balanced_parts_of_the_map_vary_alike_on_good_images() -> None:
+    cfrg = build("cfrg-lite0", 64).eval()
+    images = torch.from_numpy(np.random.default_rng(4).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8))
+    assert cfrg.fusion.tolist() == [1.0] * len(cfrg.fusion)
+    balance(cfrg, images.split(3))
+    inspection = Inspection(cfrg)
+    with torch.no_grad():
+        parts = map_parts(cfrg(cfrg.normalise(images)))
+        spreads = [float(inspection.fusion([w * p]).std()) for w, p in zip(cfrg.fusion, parts, strict=True)]
+    assert float(cfrg.fusion.mean()) == pytest.approx(1, rel=1e-5)
+    assert max(spreads) == pytest.approx(min(spreads), rel=1e-3)
 
 
 def test_the_cosine_head_is_one_minus_cosine_and_survives_zeros() -> None:

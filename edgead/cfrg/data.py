@@ -58,6 +58,11 @@ class TrainingImages(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._images)
 
+    def clean(self, batch: int) -> Iterator[Tensor]:
+        """Yield the images as they are, uint8 ``(N, H, W, 3)`` with N up to ``batch``."""
+        for first in range(0, len(self._images), batch):
+            yield torch.from_numpy(np.stack(self._images[first : first + batch]))
+
     def __getitem__(self, key: Key) -> Batch:
         rng = np.random.default_rng((self._seed, *key))
         clean = self._images[key[1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,8 @@ TRUNCATE = 4.0
 class Inspection(nn.Module):
     """Pre-processing, the networks, map fusion, Gaussian and maximum of a CFRG (cfrg.forward needs no change).
 
-    The anomaly map is ``sum_i up(1 - cos(R_i, T_i)) + up(sigmoid(logits))``, smoothed by a Gaussian of sigma 4; the
-    score is its maximum. Neither is clamped or normalised.
+    The anomaly map is ``sum_i w_i up(1 - cos(R_i, T_i)) + w_s up(sigmoid(logits))``, smoothed by a Gaussian of sigma 4;
+    the score is its maximum. Neither is clamped or normalised. The weights are 1 in the paper.
     """
 
     def __init__(self, cfrg: Cfrg) -> None:
@@ -31,13 +32,31 @@ class Inspection(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 ``(N, H, W, 3)`` RGB to float32 ``(N, H, W)`` and ``(N,)``."""
         output = self.cfrg(self.cfrg.normalise(image))
-        anomaly_map = self.fusion(fused_parts(output))
+        parts = [part * weight for part, weight in zip(map_parts(output), self.cfrg.fusion, strict=True)]
+        anomaly_map = self.fusion(parts)
         return anomaly_map, anomaly_map.amax((1, 2))
 
 
-def fused_parts(output: Output) -> list[Tensor]:
-    """List the maps ``(N, 1, h_i, w_i)`` whose upsampled sum is the raw anomaly map."""
+def map_parts(output: Output) -> list[Tensor]:
+    """List the maps ``(N, 1, h_i, w_i)`` whose weighted and upsampled sum is the raw anomaly map."""
     return [*output.disagreement.recovery, output.logits.float().sigmoid()]
+
+
+@torch.no_grad()
+def balance(cfrg: Cfrg, batches: Iterable[Tensor]) -> None:
+    """Weight the parts of the anomaly map so that each varies alike over Good images; the weights' mean is 1.
+
+    A level that is restless on Good parts would otherwise drown one that is quiet. EfficientAD (Batzner et al., 2024)
+    scales its two maps by their quantiles on Good images to the same end.
+
+    Args:
+        batches: uint8 ``(N, H, W, 3)`` RGB of Good images that were not trained on.
+    """
+    fusion = MapFusion(cfrg.size_hw)
+    smoothed = [[fusion([part]) for part in map_parts(cfrg(cfrg.normalise(images)))] for images in batches]
+    spread = torch.stack([torch.cat(maps).std() for maps in zip(*smoothed, strict=True)]).clamp_min(1e-6)
+    weights = 1 / spread
+    cfrg.fusion.copy_(weights / weights.mean())
 
 
 class MapFusion(nn.Module):

@@ -41,7 +41,10 @@ class Cfrg(nn.Module):
     Attributes:
         network: name of the configuration.
         size_hw: height and width of the images, multiples of 32.
+        fusion: weights of the recovery's levels and of the segmentation in the anomaly map; all 1 in the paper.
     """
+
+    fusion: Tensor
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class Cfrg(nn.Module):
         self.recovery = recovery
         self.cosine = CosineHead()
         self.segmentation = segmentation
+        self.register_buffer("fusion", torch.ones(len(teacher.channels) + 1))
         self.register_buffer("mean", torch.tensor(teacher.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(teacher.std).reshape(1, 3, 1, 1), persistent=False)
         self.mean: Tensor

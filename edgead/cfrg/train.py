@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from edgead.cfrg import checkpoint
 from edgead.cfrg.data import Batch, EpochBatches, TrainingImages
+from edgead.cfrg.inspection import balance
 from edgead.cfrg.losses import Losses, losses
 from edgead.cfrg.model import Cfrg, build
 from edgead.cfrg.synthesis import textures
@@ -34,6 +35,7 @@ from edgead.progress import task
 
 _VALIDATED = 64  # images at most: enough for a curve
 _VALIDATIONS = 10  # a training
+_TOGETHER = 4  # images that stay in the caches of a CPU: 3 to 5 times faster than 16
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained
             if _is_validated(epoch, config.epochs):
                 record |= _validate(fabric, learner, validation_set)
             journal.write(record, cfrg, optimizer, epoch + 1)
+    cfrg = cfrg.cpu().eval()
+    if config.fusion == "balanced":
+        balance(cfrg, validation_set.clean(_TOGETHER))
     return Trained(
-        cfrg=cfrg.cpu().eval(),
+        cfrg=cfrg,
         dataset=dataset,
         history=journal.history,
         seconds=time.monotonic() - begin,
@@ -123,8 +128,7 @@ class _Learner(nn.Module):
 
     @torch.no_grad()
     def _teach(self, image: Tensor) -> list[Tensor]:
-        # On a CPU, four images at a time stay in the caches: 3 to 5 times faster than a batch of 16.
-        together = 4 if image.device.type == "cpu" else len(image)
+        together = _TOGETHER if image.device.type == "cpu" else len(image)
         pieces = torch.split(image.to(memory_format=torch.channels_last), together)
         levels = zip(*(self.cfrg.teacher(piece) for piece in pieces), strict=True)
         return [torch.cat(level).contiguous() for level in levels]
