@@ -224,7 +224,7 @@ def _gpu_text(gpu: dict[str, Any]) -> str:
 
 
 def _part(known: _Known) -> Part:
-    remedy = f"pip install 'edgead[{known.extra}]'" if known.extra else "pip install --force-reinstall edgead"
+    remedy = f"pip install -c constraints.txt '.[{known.extra or 'stations'}]'"
     for distribution in known.distributions:
         try:
             return Part(known.name, version(distribution), known.purpose, remedy)

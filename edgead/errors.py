@@ -69,7 +69,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingError(
-            f"{module} cannot be imported ({error}); it is needed here: pip install 'edgead[{extra}]'"
+            f"{module} cannot be imported ({error}); in edgead's folder: pip install -c constraints.txt '.[{extra}]'"
         ) from error
 
 

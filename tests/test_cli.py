@@ -397,7 +397,7 @@ def test_doctor_tells_what_is_there_and_how_to_get_what_is_not(run: Run) -> None
     assert done.code == 0
     parts = {part["name"]: part for part in done.document["parts"]}
     assert parts["numpy"]["version"] == np.__version__
-    assert parts["tensorrt"]["remedy"] == "pip install 'edgead[tensorrt]'"
+    assert parts["tensorrt"]["remedy"] == "pip install -c constraints.txt '.[tensorrt]'"
     assert all(part["purpose"] for part in parts.values())
     assert "CPUExecutionProvider" in done.document["machine"]["onnxruntime_providers"]
     assert done.document["machine"]["gpu"]

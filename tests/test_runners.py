@@ -190,4 +190,4 @@ def test_the_station_side_imports_without_torch_and_onnx() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     onnx_line, torch_line = done.stdout.splitlines()
     assert onnx_line.startswith("onnxruntime cannot be imported")
-    assert "edgead[train]" in torch_line
+    assert "'.[train]'" in torch_line

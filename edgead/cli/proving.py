@@ -36,7 +36,8 @@ def add_verbs(verbs: Verbs) -> None:
         bench,
         summary="measure the speed of artefacts side by side, or of a station against its engine",
         example="edgead bench runs/my_part --artefacts checkpoint,fp32 --batch 1 --threads 2",
-        more="With --station: the frames a second of a whole station over those of its bare engine.",
+        more="With --station: the frames a second of a whole station over those of its bare engine. "
+        "With --networks: how fast configurations would be here, before anything is trained.",
     )
     parser.add_argument("bundle", nargs="?", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--station", type=Path, metavar="station.yaml", help="measure this station instead of a run")
@@ -46,6 +47,9 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="A,B",
         help="what to measure; ratios to the first (%(default)s)",
     )
+    parser.add_argument("--networks", metavar="A,B", help="measure these configurations with random weights")
+    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of their images (%(default)s)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep their measurements as JSON")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help="calls to time (as many as fit in 10 s)")
@@ -78,8 +82,17 @@ def parity(wanted: argparse.Namespace) -> Answer:
 
 def bench(wanted: argparse.Namespace) -> Answer:
     """Measure speed: of artefacts, or of a station."""
-    if (wanted.bundle is None) == (wanted.station is None):
-        raise ConfigError("say what to measure, and only one: edgead bench RUN, or edgead bench --station station.yaml")
+    if sum(choice is not None for choice in (wanted.bundle, wanted.station, wanted.networks)) != 1:
+        raise ConfigError(
+            "say what to measure, and only one: edgead bench RUN, edgead bench --station station.yaml, "
+            "or edgead bench --networks cfrg-lite0"
+        )
+    if wanted.batch < 1 or wanted.threads < 0:
+        raise ConfigError(f"--batch {wanted.batch}, --threads {wanted.threads}; expected 1 or more, and 0 or more")
+    if wanted.networks:
+        from edgead.cli.untrained import bench_networks
+
+        return bench_networks(wanted)
     return _bench_station(wanted) if wanted.station else _bench_artefacts(wanted)
 
 
@@ -95,8 +108,6 @@ def _bench_artefacts(wanted: argparse.Namespace) -> Answer:
     names = [name.strip() for name in wanted.artefacts.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--artefacts is '{wanted.artefacts}'; expected different names, such as checkpoint,fp32")
-    if wanted.batch < 1 or wanted.threads < 0:
-        raise ConfigError(f"--batch {wanted.batch}, --threads {wanted.threads}; expected 1 or more, and 0 or more")
     bundle = Bundle.open(wanted.bundle)
     for name in names:
         bundle.file(name)
