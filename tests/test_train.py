@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edgead import images
-from edgead.config import TrainConfig
+from edgead.config import TrainConfig, load_train
 from edgead.errors import ConfigError, TrainingError
 
 torch = pytest.importorskip("torch")
@@ -126,7 +126,7 @@ import json, sys
 from pathlib import Path
 import torch
 from edgead.cfrg.train import train
-from edgead.config import TrainConfig
+from edgead.config import TrainConfig, load_train
 trained = train(TrainConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
 if trained.is_main:
     assert torch.distributed.get_world_size() == 2
@@ -152,3 +152,18 @@ def test_two_processes_train_together(parts: Path, tmp_path: Path) -> None:
     assert epochs == 2
     assert loss > 0
     assert (tmp_path / "run/training/state.pt").exists()
+
+
+@pytest.mark.parametrize("name", ["magnetic_tile", "cfrg_wrn50_reference"])
+def test_the_committed_configurations_can_be_read(name: str) -> None:
+    loaded = load_train(Path(train.__file__).parents[2] / "benchmarks" / f"{name}.yaml")
+    assert loaded.epochs > 1
+
+
+def test_the_reference_recipe_is_the_papers() -> None:
+    reference = load_train(Path(train.__file__).parents[2] / "benchmarks/cfrg_wrn50_reference.yaml")
+    rate = train._rates(reference, 0, 100)
+    assert [rate(0), rate(79), rate(80), rate(90)] == pytest.approx([5e-4, 5e-4, 1e-4, 2e-5])
+    optimizer = train._optimizer(reference, train.build("cfrg-lite0", 64))
+    assert optimizer.defaults["betas"] == (0.5, 0.999)
+    assert optimizer.defaults["weight_decay"] == 0
