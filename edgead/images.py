@@ -7,6 +7,7 @@ accuracy is lost between them.
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ Mask = npt.NDArray[np.bool_]  # (H, W), True where defective
 AnomalyMap = npt.NDArray[np.float32]  # (H, W), raw
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
@@ -154,7 +156,7 @@ def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
     """Decode to uint8 ``(H, W)``, ``(H, W, 3)`` BGR or ``(H, W, 4)`` BGRA."""
     if not data:
         raise DataError(f"{name}: the file is empty; expected an image")
-    _refuse_truncated(data, name)
+    _refuse_damaged(data, name)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -168,12 +170,28 @@ def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
     return np.asarray(pixels)
 
 
-def _refuse_truncated(data: bytes, name: str) -> None:
-    """Refuse files cut short: the decoders of OpenCV fill what is missing with grey and say nothing."""
+def _refuse_damaged(data: bytes, name: str) -> None:
+    """Refuse files cut short or changed: OpenCV's decoders fill what is missing with grey, or write to stderr."""
     tail = data[-64:]
     cut = (data[:2] == b"\xff\xd8" and b"\xff\xd9" not in tail) or (data[:4] == b"\x89PNG" and b"IEND" not in tail)
     if cut:
         raise DataError(f"{name}: the file is truncated (its end marker is missing); copy it again from its source")
+    if data[:8] == _PNG and not _is_sound_png(data):
+        raise DataError(f"{name}: a corrupt PNG (a checksum in it is wrong); copy it again from its source")
+
+
+def _is_sound_png(data: bytes) -> bool:
+    """Hold the pixels' chunks of a PNG against their checksums (PNG specification, section 5.3)."""
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(data):
+            return False
+        if kind[:1].isupper() and zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        at = end + 4
+    return True
 
 
 def _kinds() -> str:

@@ -149,7 +149,7 @@ def threshold_from_good(
         ConfigError: a budget or a confidence out of range.
     """
     good = _checked_scores(scores)
-    _check_budget(false_reject_ppm, confidence, unsure_ratio)
+    check_budget(false_reject_ppm, confidence, unsure_ratio)
     n, budget, doubt = len(good), false_reject_ppm / _MILLION, 1 - confidence
     coefficients = _log_binomials(n)
     above = _scores_above(coefficients, budget, doubt)
@@ -177,7 +177,12 @@ def _checked_scores(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.sort(good)
 
 
-def _check_budget(false_reject_ppm: float, confidence: float, unsure_ratio: float) -> None:
+def check_budget(false_reject_ppm: float, confidence: float, unsure_ratio: float) -> None:
+    """Refuse what no threshold can keep.
+
+    Raises:
+        ConfigError: a budget, a confidence or a ratio out of range.
+    """
     if not 0 < false_reject_ppm < _MILLION:
         raise ConfigError(f"false_reject_ppm is {false_reject_ppm}; expected a number between 0 and {_MILLION}")
     if not 0 < confidence < 1:

@@ -36,7 +36,8 @@ def check(model: type[_Model], values: object, *, name: str, folder: Path | None
     try:
         return model.model_validate(values, context={"folder": folder})
     except ValidationError as error:
-        first, *others = error.errors()
+        # A misspelt key is missing under its own name too: that it is unknown says more.
+        first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         more = f" (and {len(others)} more)" if others else ""
         raise ConfigError(f"{name}: {_describe(model, first)}{more}") from error
 

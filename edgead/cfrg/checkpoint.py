@@ -14,6 +14,7 @@ from edgead.cfrg.model import Cfrg, build
 from edgead.errors import ArtefactError, MissingError
 
 FORMAT = 1
+_OTHER_TEACHER = "give another file, or none for the standard weights: --teacher PATH"
 
 # torchvision's file names carry the first digits of the file's own sha256, which torch.hub checks.
 _TORCHVISION = {
@@ -69,16 +70,23 @@ def write(state: dict[str, Any], path: Path) -> None:
         raise ArtefactError(f"{path}: cannot be written ({error}); choose a writable folder with room") from error
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read plain tensors and values; nothing in the file can run code."""
+def read(path: Path, again: str = "run edgead train again") -> dict[str, Any]:
+    """Read plain tensors and values; nothing in the file can run code.
+
+    Args:
+        again: what errors say how to get a sound file.
+
+    Raises:
+        ArtefactError: missing, truncated, no state dict, or of a newer format.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise ArtefactError(f"{path}: no such checkpoint; run edgead train first, or give its path") from error
+        raise ArtefactError(f"{path}: no such file; {again}") from error
     except Exception as error:  # torch raises a dozen kinds for a broken file
-        raise ArtefactError(f"{path}: not a checkpoint, or a truncated one; run edgead train again") from error
+        raise ArtefactError(f"{path}: not a file of weights, or a truncated one; {again}") from error
     if not isinstance(state, dict):
-        raise ArtefactError(f"{path}: holds a {type(state).__name__}; expected a state dict")
+        raise ArtefactError(f"{path}: holds a {type(state).__name__}; expected a state dict; {again}")
     if int(state.get("format", FORMAT)) > FORMAT:
         raise ArtefactError(f"{path}: written by a newer edgead (format {state['format']}); upgrade edgead")
     return state
@@ -98,27 +106,29 @@ def load_teacher(cfrg: Cfrg, source: str | None) -> str:
     if source is None and cfrg.network == "cfrg-lite0":
         source = _lite0_file()
     source = source or _TORCHVISION[cfrg.network]
-    state = _download(source) if source.startswith(("http://", "https://")) else read(Path(source))
+    state = _download(source) if source.startswith(("http://", "https://")) else read(Path(source), _OTHER_TEACHER)
     _fill(cfrg.teacher, state, source, cfrg.teacher.unused)
-    refuse_non_finite(cfrg.teacher, source)
+    refuse_non_finite(cfrg.teacher, source, _OTHER_TEACHER)
     return source
 
 
-def refuse_non_finite(module: nn.Module, name: str) -> None:
-    """Refuse NaN and infinite weights, naming the first tensor that holds one."""
+def refuse_non_finite(module: nn.Module, name: str, again: str = "train again with a lower learning rate") -> None:
+    """Refuse NaN and infinite weights, naming the first tensor that holds one; ``again`` says what mends it."""
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ArtefactError(f"{name}: {key} holds NaN or infinite values; train again with a lower learning rate")
+            raise ArtefactError(f"{name}: {key} holds NaN or infinite values; {again}")
 
 
 def _fill(module: nn.Module, weights: dict[str, Tensor], name: str, unused: tuple[str, ...] = ()) -> None:
+    kind = type(module).__name__
+    if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+        raise ArtefactError(f"{name}: the weights do not fit {kind}; expected a state dict: names and tensors")
     known = module.state_dict()
     wanted = {key: value for key, value in weights.items() if key in known or not key.startswith(unused or ("\0",))}
     try:
         module.load_state_dict(wanted)
     except (RuntimeError, AttributeError, TypeError) as error:
         first = str(error).splitlines()[-1].strip()
-        kind = type(module).__name__
         raise ArtefactError(
             f"{name}: the weights do not fit {kind} ({first}); give the file of this network"
         ) from error

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgead.cli.answer import Answer, table, write_text
+from edgead.cli import recipe
+from edgead.cli.answer import Answer, table
 from edgead.cli.dataset import add_dataset_flags, given, merged, of_bundle, pictures, settle
 from edgead.errors import ConfigError, require
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from edgead.cli.parser import Verbs
     from edgead.config import TrainConfig
 
-_RECIPE = "train.yaml"  # in the run's folder, so that --resume needs no flags
 # Flags of edgead train that are keys of train.yaml under the same name: type and help.
 _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("network", str, "cfrg-lite0, cfrg-r18 or cfrg-wrn50 (cfrg-lite0)"),
@@ -129,8 +129,8 @@ def train(wanted: argparse.Namespace) -> Answer | None:
     info = BundleInfo(network=config.network, category=config.dataset.category, size_hw=size_hw, dataset=config.dataset)
     if (wanted.out / "bundle.json").exists():
         Bundle.create(wanted.out, info)  # refuses a run of something else now, not after the training
-    _write_recipe(config, wanted.out / _RECIPE)
-    trained = run_training(config, wanted.out, resume=wanted.resume)
+    with recipe.kept(config, wanted.out):
+        trained = run_training(config, wanted.out, resume=wanted.resume)
     if not trained.is_main:
         return None
 
@@ -183,7 +183,7 @@ def _train_config(wanted: argparse.Namespace) -> TrainConfig:
     names = [name.replace("-", "_") for name, _, _ in _TRAINING] + ["teacher_weights"]
     flags = {name: value for name in names if (value := getattr(wanted, name)) is not None}
     dataset = given(wanted)
-    own = wanted.out / _RECIPE
+    own = wanted.out / recipe.NAME
     source = wanted.config or (own if wanted.resume and own.exists() and "kind" not in dataset else None)
     if source is None and not {"kind", "root"} <= dataset.keys():
         raise ConfigError("which images? give a train.yaml, or --dataset KIND --root FOLDER --category NAME")
@@ -192,13 +192,6 @@ def _train_config(wanted: argparse.Namespace) -> TrainConfig:
         flags["devices"] = int(flags["devices"])
     values |= {**flags, "dataset": merged(values.get("dataset", {}), dataset)}
     return check(TrainConfig, values, name="flags")
-
-
-def _write_recipe(config: TrainConfig, path: Path) -> None:
-    """Keep the configuration of a run, all defaults written out."""
-    import yaml
-
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _trained(trained: Trained, config: TrainConfig, run: Path) -> Answer:

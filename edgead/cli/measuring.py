@@ -67,8 +67,9 @@ def threshold(wanted: argparse.Namespace) -> Answer:
 
     from edgead.bundle import Bundle
     from edgead.metrics import part_maxima
-    from edgead.thresholds import threshold_from_good
+    from edgead.thresholds import check_budget, threshold_from_good
 
+    check_budget(wanted.false_reject_ppm, wanted.confidence, wanted.unsure_ratio)
     bundle = Bundle.open(wanted.bundle)
     bundle.file(wanted.artefact)
     config, dataset = of_bundle(bundle, wanted)
@@ -162,7 +163,13 @@ def add_artefact(parser: Parser) -> None:
     """Add a bundle, and which of its artefacts on how many threads."""
     parser.add_argument("bundle", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--artefact", default="fp32", metavar="NAME", help="which of its artefacts (%(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
+    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of threads; expected 0 or more")
+    return int(text)
 
 
 def _scores(bundle: Bundle, wanted: argparse.Namespace, samples: Sequence[Sample]) -> list[float]:

@@ -41,6 +41,12 @@ class DatasetOptions:
     resolution: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("duplicates", "pattern", "split", "resolution"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"{name} is {value!r}; expected text: in YAML, in quotes")
+        if not isinstance(self.columns, Mapping):
+            raise ConfigError(f"columns is {self.columns!r}; expected our names to theirs, such as {{part_id: serial}}")
         if self.duplicates not in get_args(Duplicates):
             raise ConfigError(f"duplicates is '{self.duplicates}'{nearest(self.duplicates, get_args(Duplicates))}")
         check_share("test_share", self.test_share)
@@ -53,8 +59,8 @@ class DatasetOptions:
 
 def check_share(name: str, share: float) -> None:
     """Refuse a share outside ``[0, 1)``."""
-    if not 0.0 <= share < 1.0:
-        raise ConfigError(f"{name} is {share}; expected a share from 0 up to, not including, 1, such as 0.1")
+    if not isinstance(share, (int, float)) or not 0.0 <= share < 1.0:
+        raise ConfigError(f"{name} is {share!r}; expected a share from 0 up to, not including, 1, such as 0.1")
 
 
 def _check_pattern(pattern: str) -> None:

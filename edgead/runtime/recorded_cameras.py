@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -145,6 +146,9 @@ class VideoCamera:
         """Open the file."""
         if not self._path.is_file():
             raise CameraError(f"camera '{self.name}': {self._path} is no file; expected a video")
+        # OpenCV and FFmpeg would write their own lines to stderr; what they complain of is said below.
+        cv2.setLogLevel(0)
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self._video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         if not self._video.isOpened():
             raise CameraError(f"camera '{self.name}': {self._path} is no video, or a corrupt one")

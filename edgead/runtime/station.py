@@ -77,9 +77,6 @@ class Station:
         self._runner = runner
         self._threshold = threshold
         with ExitStack() as stack:
-            self._log = VerdictLog(config, run=run, threshold=threshold)
-            stack.callback(self._log.close)
-            self._pictures = Pictures(config.output, kept, run=run, threshold=threshold) if kept else None
             self._cameras = open_cameras(config.cameras)
             for camera in self._cameras:
                 stack.callback(camera.close)
@@ -93,6 +90,10 @@ class Station:
                 per_part=kept.per_part if kept else 0,
             )
             runner.infer(self._flow.images[:1])  # the first inference is slow: no part should wait for it
+            # Last, so that a station that cannot start leaves no output folder.
+            self._log = VerdictLog(config, run=run, threshold=threshold)
+            stack.callback(self._log.close)
+            self._pictures = Pictures(config.output, kept, run=run, threshold=threshold) if kept else None
             stack.pop_all()
         self._draws = self._pictures is not None
         self._times = StageTimes()
