@@ -1,14 +1,11 @@
 """What a station costs around its engine: frames a second of the whole path over those of the bare runner.
 
 Both run in turns in one process, so that a busy machine slows them alike. Cameras show parts that were rendered before,
-so that rendering is not what is measured. ``python -m benchmarks.station <bundle>`` prints the result as JSON.
+so that rendering is not what is measured. ``edgead bench --station`` measures it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -18,13 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgead.bundle import Bundle
 from edgead.config import CameraConfig, SinksConfig, StationConfig
 from edgead.datasets.simulated import OBJECTS, render
-from edgead.errors import EdgeadError, GateError
+from edgead.errors import GateError
 from edgead.images import Image, resize
 from edgead.progress import task
-from edgead.runtime.open import open_runner
 from edgead.runtime.report import StationReport
 from edgead.runtime.runner import Runner
 from edgead.runtime.station import Station
@@ -176,32 +171,3 @@ def _config(object_name: str, folder: Path, parts: int, size: int) -> StationCon
     uri = f"sim://{object_name}?seed=0&parts={parts}&ng_share=0&cache={_CACHED_PARTS}&size={size}"
     cameras = tuple(CameraConfig(name=view, uri=uri, view=view) for view in OBJECTS[object_name].views)
     return StationConfig(bundle=folder, cameras=cameras, output=folder, sinks=SinksConfig(pictures=None))
-
-
-def main() -> int:
-    """Measure an artefact of a bundle and print the result as JSON; 1 when a gate is missed."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--artefact", default="fp32")
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--object", default="magnetic_core", choices=sorted(OBJECTS))
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gate", type=float, help="smallest ratio that passes, such as 0.9")
-    wanted = parser.parse_args()
-    try:
-        with open_runner(Bundle.open(wanted.bundle), wanted.artefact, threads=wanted.threads) as runner:
-            speed = measure_station(
-                runner, object_name=wanted.object, image_size=wanted.image_size, rounds=wanted.rounds
-            )
-        print(json.dumps(speed.to_dict(), indent=2))
-        if wanted.gate is not None and speed.station_over_engine < wanted.gate:
-            raise GateError(f"the station runs at {speed.station_over_engine:.3f} of its engine; wanted {wanted.gate}")
-    except EdgeadError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

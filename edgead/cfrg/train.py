@@ -7,7 +7,7 @@ drawn from (seed, epoch), so a training that was killed and resumed ends with th
 from __future__ import annotations
 
 import ctypes
-import json
+import logging
 import math
 import os
 import sys
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from edgead.cfrg import checkpoint
 from edgead.cfrg.data import Batch, EpochBatches, TrainingImages
 from edgead.cfrg.inspection import balance
+from edgead.cfrg.journal import Journal
 from edgead.cfrg.losses import Losses, losses
 from edgead.cfrg.model import Cfrg, build
 from edgead.cfrg.synthesis import textures
@@ -80,7 +81,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained
     teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
     learner = _Learner(cfrg)
     optimizer = _optimizer(config, cfrg)
-    journal = _Journal(folder / "training", config, is_main=fabric.is_global_zero)
+    journal = Journal(folder / "training", config, is_main=fabric.is_global_zero)
     first = journal.restore(cfrg, optimizer) if resume else journal.begin()
     module, wrapped = fabric.setup(learner, optimizer)
 
@@ -220,6 +221,7 @@ def _loader(fabric: Fabric, images: TrainingImages, batches: EpochBatches, worke
 
 def _fabric(config: TrainConfig) -> Fabric:
     """Choose the devices; under torchrun, those that it started."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     devices: int | str = config.devices
     if "LOCAL_WORLD_SIZE" in os.environ:
@@ -247,68 +249,3 @@ def _keep_freed_memory() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
             mallopt(option, value)
-
-
-class _Journal:
-    """What a training leaves on disk: state after each epoch, metrics as JSON lines and for TensorBoard."""
-
-    def __init__(self, folder: Path, config: TrainConfig, *, is_main: bool) -> None:
-        self._state, self._metrics, self._board = folder / "state.pt", folder / "metrics.jsonl", folder / "tensorboard"
-        # Where the files lie and how many help may change between a start and its resumption.
-        self._recipe = config.model_dump_json(
-            exclude={"devices": True, "workers": True, "textures": True, "dataset": {"root"}}
-        )
-        self._is_main = is_main
-        self.history: list[dict[str, Any]] = []
-
-    def begin(self) -> int:
-        """Forget an earlier training in this folder; returns epoch 0."""
-        if self._is_main:
-            self._state.unlink(missing_ok=True)
-            self._metrics.unlink(missing_ok=True)
-        return 0
-
-    def restore(self, cfrg: Cfrg, optimizer: torch.optim.Optimizer) -> int:
-        """Load the last whole epoch; returns the epoch to go on with."""
-        if not self._state.exists():
-            raise ConfigError(f"{self._state}: nothing to resume; start without --resume")
-        state = checkpoint.read(self._state)
-        if state["recipe"] != self._recipe:
-            raise ConfigError(
-                f"{self._state}: was trained with another configuration "
-                f"({_difference(state['recipe'], self._recipe)}); resume with the same one, or start without --resume"
-            )
-        cfrg.load_state_dict(state["weights"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        self.history = state["history"]
-        return int(state["epoch"])
-
-    def write(self, record: dict[str, Any], cfrg: Cfrg, optimizer: torch.optim.Optimizer, epoch: int) -> None:
-        """Keep the state after ``epoch`` epochs."""
-        self.history.append(record)
-        if not self._is_main:
-            return
-        weights = {name: x.detach().cpu() for name, x in cfrg.state_dict().items() if not name.startswith("teacher.")}
-        checkpoint.write(
-            {
-                "epoch": epoch,
-                "recipe": self._recipe,
-                "weights": weights,
-                "optimizer": optimizer.state_dict(),
-                "history": self.history,
-            },
-            self._state,
-        )
-        self._metrics.write_text("".join(json.dumps(line) + "\n" for line in self.history))
-        from torch.utils.tensorboard import SummaryWriter
-
-        with SummaryWriter(str(self._board)) as board:
-            for name, value in record.items():
-                if name != "epoch":
-                    board.add_scalar(name, value, epoch)
-
-
-def _difference(old: str, new: str) -> str:
-    before, after = json.loads(old), json.loads(new)
-    names = [name for name in after if before.get(name) != after[name]]
-    return ", ".join(f"{name} {before.get(name)} then, {after[name]} now" for name in names) or "an older format"

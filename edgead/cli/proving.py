@@ -49,7 +49,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     parser.add_argument("--networks", metavar="A,B", help="measure these configurations with random weights")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of their images (%(default)s)")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="keep their measurements as JSON")
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="keep the measurements of these, or of a station"
+    )
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help="calls to time (as many as fit in 10 s)")
@@ -169,6 +171,15 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
         ("measured", f"{found.rounds} rounds of {found.frames} frames"),
     ]
     document = {"station": str(wanted.station), "bundle": str(bundle.path), "speed": found.to_dict()}
+    if wanted.save:
+        from benchmarks import results
+
+        results.save(
+            wanted.save,
+            command=f"edgead bench --station {wanted.station} --threads {wanted.threads}",
+            conditions={"network": bundle.info.network, "artefact": config.artefact, "object": name},
+            rows=[found.to_dict()],
+        )
     return Answer(document, [table("Speed of the station", ("", ""), rows)])
 
 
