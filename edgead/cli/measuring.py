@@ -163,7 +163,9 @@ def add_artefact(parser: Parser) -> None:
     """Add a bundle, and which of its artefacts on how many threads."""
     parser.add_argument("bundle", type=Path, metavar="RUN", help="folder of the run")
     parser.add_argument("--artefact", default="fp32", metavar="NAME", help="which of its artefacts (%(default)s)")
-    parser.add_argument("--threads", type=_threads, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
+    parser.add_argument(
+        "--threads", type=_threads, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)"
+    )
 
 
 def _threads(text: str) -> int:

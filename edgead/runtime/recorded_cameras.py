@@ -147,7 +147,7 @@ class VideoCamera:
         if not self._path.is_file():
             raise CameraError(f"camera '{self.name}': {self._path} is no file; expected a video")
         # OpenCV and FFmpeg would write their own lines to stderr; what they complain of is said below.
-        cv2.setLogLevel(0)
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self._video = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
         if not self._video.isOpened():
