@@ -92,13 +92,13 @@ class TrainConfig(_Section):
 
     network: NetworkName = "cfrg-lite0"
     dataset: DatasetConfig
-    size: int = Field(default=256, ge=64, multiple_of=32)
+    size: int = Field(default=256, ge=64, le=4096, multiple_of=32)
     epochs: int = Field(default=50, ge=1)
     batch: int = Field(default=16, ge=2)
     learning_rate: float = Field(default=2e-3, gt=0)
     schedule: Literal["one-cycle", "steps"] = "one-cycle"
     weight_decay: float = Field(default=1e-4, ge=0)
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     clean_share: float = Field(default=0.2, ge=0, lt=1)
     synthesis: Literal["reference", "rich"] = "rich"
     fusion: Literal["balanced", "sum"] = "balanced"

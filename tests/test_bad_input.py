@@ -325,6 +325,10 @@ def poisoned() -> dict[str, torch.Tensor]:
 VALUES = [
     Case("size of 100", flags("--size", 100), ("size: 100 is wrong", "multiple of 32")),
     Case("size of 0", flags("--size", 0), ("size: 0 is wrong", "64")),
+    Case("size of a wall", flags("--size", 10_000_000 // 32 * 32), ("size: 10000000 is wrong", "4096")),
+    Case("seed of 20 digits", flags("--seed", 10**19), ("seed: 10000000000000000000 is wrong", "less than")),
+    Case("category of two lines", flags("--category", "ti\nle"), ("no category 'ti le', did you mean 'tile'?",)),
+    Case("flag of two lines", on_run("export", "a\nb"), ("one word too many",)),
     Case("negative epochs", flags("--epochs", -3), ("epochs: -3 is wrong", "greater than or equal to 1")),
     Case("unknown network", flags("--network", "cfrg-lite"), ("'cfrg-lite', did you mean 'cfrg-lite0'?",)),
     Case("learning rate of NaN", flags("--learning-rate", "nan"), ("learning_rate: nan is wrong", "finite")),

@@ -63,7 +63,7 @@ def _run(words: list[str]) -> int:
 
 def _fail(line: str, code: int) -> int:
     with contextlib.suppress(BrokenPipeError):
-        print(line, file=sys.stderr, flush=True)
+        print(" ".join(line.splitlines()), file=sys.stderr, flush=True)  # a value in it may have lines of its own
     return code
 
 

@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and end with code 2."""
-        self.exit(2, f"{self.prog}: {message}; all flags: {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.splitlines())}; all flags: {self.prog} --help\n")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
