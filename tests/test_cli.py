@@ -154,7 +154,9 @@ def test_what_is_not_installed_is_one_line_and_code_3(trained: Path, tmp_path: P
     }
     done = in_process(BLOCK_TORCH, verb, *words.get(verb, [trained]))
     assert (done.returncode, done.stdout) == (3, "")
-    assert re.fullmatch(rf"edgead {verb}: torch cannot be imported .*pip install 'edgead\[\w+\]'\n", done.stderr)
+    assert re.fullmatch(
+        rf"edgead {verb}: torch cannot be imported .*pip install -c constraints.txt '\.\[\w+\]'\n", done.stderr
+    )
     assert not (tmp_path / "x").exists()
 
 

@@ -81,12 +81,13 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained
     teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
     learner = _Learner(cfrg)
     optimizer = _optimizer(config, cfrg)
+    train_set, validation_set = (_images(config, dataset, split) for split in ("train", "validation"))
+    batches = EpochBatches(len(train_set), config.batch, config.seed, rank=fabric.global_rank, ranks=fabric.world_size)
+
+    # Only now, with all images read: an earlier training in this folder is not lost to a bad image.
     journal = Journal(folder / "training", config, is_main=fabric.is_global_zero)
     first = journal.restore(cfrg, optimizer) if resume else journal.begin()
     module, wrapped = fabric.setup(learner, optimizer)
-
-    train_set, validation_set = (_images(config, dataset, split) for split in ("train", "validation"))
-    batches = EpochBatches(len(train_set), config.batch, config.seed, rank=fabric.global_rank, ranks=fabric.world_size)
     loader = _loader(fabric, train_set, batches, config.workers)
     total_steps = config.epochs * len(batches)
     with task("Training", (config.epochs - first) * len(batches)) as advance:
@@ -238,6 +239,8 @@ def _fabric(config: TrainConfig) -> Fabric:
 
 def _precision(config: TrainConfig, device: str) -> Any:
     """Resolve ``auto``: bf16 where the hardware multiplies it, else fp32."""
+    if config.precision == "16-mixed" and device == "cpu":
+        raise ConfigError("precision 16-mixed needs a GPU; on a CPU give --precision auto, bf16-mixed or 32-true")
     if config.precision != "auto":
         return config.precision
     fast = torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()

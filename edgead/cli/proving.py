@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgead.config import StationConfig
 
 _SHOWN = 32  # images that the calls walk through
+_LARGEST = 1024  # batch, or threads: more is a slip of the hand
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -49,9 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     parser.add_argument("--networks", metavar="A,B", help="measure these configurations with random weights")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of their images (%(default)s)")
-    parser.add_argument(
-        "--save", type=Path, metavar="FILE", help="keep the measurements of these, or of a station"
-    )
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep the measurements of these, or of a station")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help="calls to time (as many as fit in 10 s)")
@@ -89,8 +88,12 @@ def bench(wanted: argparse.Namespace) -> Answer:
             "say what to measure, and only one: edgead bench RUN, edgead bench --station station.yaml, "
             "or edgead bench --networks cfrg-lite0"
         )
-    if wanted.batch < 1 or wanted.threads < 0:
-        raise ConfigError(f"--batch {wanted.batch}, --threads {wanted.threads}; expected 1 or more, and 0 or more")
+    if not (1 <= wanted.batch <= _LARGEST and 0 <= wanted.threads <= _LARGEST):
+        raise ConfigError(
+            f"--batch {wanted.batch}, --threads {wanted.threads}; expected 1 to {_LARGEST}, and 0 to {_LARGEST}"
+        )
+    if wanted.save and wanted.save.is_dir():
+        raise ConfigError(f"--save {wanted.save} is a folder; give the name of a JSON file")
     if wanted.networks:
         from edgead.cli.untrained import bench_networks
 
