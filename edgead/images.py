@@ -172,9 +172,9 @@ def _decode(data: bytes, name: str) -> npt.NDArray[Any]:
 
 def _refuse_damaged(data: bytes, name: str) -> None:
     """Refuse files cut short or changed: OpenCV's decoders fill what is missing with grey, or write to stderr."""
-    tail = data[-64:]
-    cut = (data[:2] == b"\xff\xd8" and b"\xff\xd9" not in tail) or (data[:4] == b"\x89PNG" and b"IEND" not in tail)
-    if cut:
+    # A whole JPEG ends its last scan; an embedded thumbnail's end, or a camera's bytes behind the end, say nothing.
+    cut_jpeg = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if cut_jpeg or (data[:8] == _PNG and b"IEND" not in data):
         raise DataError(f"{name}: the file is truncated (its end marker is missing); copy it again from its source")
     if data[:8] == _PNG and not _is_sound_png(data):
         raise DataError(f"{name}: a corrupt PNG (a checksum in it is wrong); copy it again from its source")
