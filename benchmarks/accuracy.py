@@ -24,6 +24,7 @@ from edgead.errors import EdgeadError
 from edgead.evaluate import evaluate
 from edgead.metrics import bootstrap_auroc
 from edgead.progress import task
+from edgead.yaml_file import check
 
 _MEASURED = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_AUPRO_005", "part_AUROC")
 
@@ -106,8 +107,10 @@ def main() -> int:
 def _config(options: argparse.Namespace) -> TrainConfig:
     config = load_train(options.config)
     root = options.root / config.dataset.root.name if config.dataset.kind == "manifest" else options.root
-    changes = {"epochs": options.epochs} if options.epochs else {}
-    return config.model_copy(update={"dataset": config.dataset.model_copy(update={"root": root}), **changes})
+    values = {**config.model_dump(), "dataset": {**config.dataset.model_dump(), "root": root}}
+    if options.epochs is not None:
+        values["epochs"] = options.epochs
+    return check(TrainConfig, values, name="flags")
 
 
 if __name__ == "__main__":

@@ -426,3 +426,8 @@ def test_jetpack_is_told_from_l4t(tmp_path: Path, text: str, told: str) -> None:
     (tmp_path / "nv_tegra_release").write_text(text)
     assert edgead.doctor.jetpack_of(tmp_path / "nv_tegra_release") == told
     assert edgead.doctor.jetpack_of(tmp_path / "nowhere") is None
+
+
+def test_bench_networks_names_what_it_wants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--networks", " , "]) == 2
+    assert "expected names such as cfrg-wrn50, cfrg-r18, cfrg-lite0" in capsys.readouterr().err

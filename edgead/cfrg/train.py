@@ -86,8 +86,9 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained
 
     # Only now, with all images read: an earlier training in this folder is not lost to a bad image.
     journal = Journal(folder / "training", config, is_main=fabric.is_global_zero)
-    first = journal.restore(cfrg, optimizer) if resume else journal.begin()
+    # After the set-up: an optimizer takes its state to where its parameters are when the state is loaded.
     module, wrapped = fabric.setup(learner, optimizer)
+    first = journal.restore(cfrg, optimizer) if resume else journal.begin()
     loader = _loader(fabric, train_set, batches, config.workers)
     total_steps = config.epochs * len(batches)
     with task("Training", (config.epochs - first) * len(batches)) as advance:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgead.cli.answer import Answer, table
-from edgead.errors import require
+from edgead.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from edgead.runtime.runner import Runner
@@ -23,8 +23,11 @@ def bench_networks(wanted: argparse.Namespace) -> Answer:
     for module in ("torch", "onnx", "onnxscript"):
         require(module, extra="export")
     from benchmarks import results
+    from edgead.cfrg.model import NETWORKS
 
     names = [name.strip() for name in wanted.networks.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(f"--networks is '{wanted.networks}'; expected names such as {', '.join(NETWORKS)}")
     rows = [row for name in names for row in _measure(name, wanted)]
     command = f"edgead bench --networks {','.join(names)} --size {wanted.size} --threads {wanted.threads}"
     command += f" --batch {wanted.batch}" + (f" --n {wanted.n}" if wanted.n else "")
