@@ -120,7 +120,7 @@ def certify(bundle: Bundle, artefact: str, images: Images, *, threads: int = 0, 
     reference: Runner = Reference(cfrg) if importlib.util.find_spec("scipy") else TorchRunner(cfrg, threads=threads)
     with open_runner(bundle, artefact, threads=threads) as candidate, reference:
         parity = compare(reference, candidate, images, threshold=threshold, networks=networks, limits=limits)
-    bundle.set_parity(artefact, parity.to_dict())
+    bundle.set_parity(artefact, "onnxruntime", parity.to_dict())
     return parity
 
 

@@ -30,6 +30,7 @@ _FILES: Mapping[str, str] = {
     "fp32": "model.fp32.onnx",
     "fp16": "model.fp16.onnx",
     "int8": "model.int8.onnx",
+    "int8-fp16": "model.int8-fp16.onnx",
     **{name: f"networks/{name}.onnx" for name in NETWORKS},
 }
 
@@ -95,12 +96,14 @@ class Bundle:
         tools: Mapping[str, str],
         device: str | None = None,
         calibration: Mapping[str, Any] | None = None,
+        passport: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write an artefact and record it; an older one of this name goes, with its threshold and parity.
 
         Args:
             write: writes the file at the path that it is given; if it raises, the bundle stays as it was.
             made_from: name of the artefact of this bundle that it was made from.
+            passport: what an engine is for; written beside it as well, for whoever copies the engine alone.
 
         Raises:
             ArtefactError: a name that a bundle has no file for, or a disk that cannot be written.
@@ -118,7 +121,10 @@ class Bundle:
             tools=dict(tools),
             device=device,
             calibration=None if calibration is None else dict(calibration),
+            passport=None if passport is None else dict(passport),
         )
+        if passport is not None:
+            bundle_file.write_json(bundle_file.passport_path(target), passport)
         self._save({**self._content.artefacts, name: record})
         return target
 
@@ -155,9 +161,13 @@ class Bundle:
             raise ArtefactError(f"{self.path}: '{name}' has no threshold; find one: edgead threshold {self.path}")
         return Threshold.from_dict(stored)
 
-    def set_parity(self, name: str, parity: Mapping[str, Any]) -> None:
-        """Record the parity certificate of an artefact."""
-        self._change(name, parity=dict(parity))
+    def set_parity(self, name: str, backend: str, certificate: Mapping[str, Any]) -> None:
+        """Record the parity certificate of an artefact on a backend, such as ``onnxruntime``."""
+        self._change(name, parity={**self._record(name).parity, backend: dict(certificate)})
+
+    def deployable(self, name: str, backend: str) -> bool:
+        """Tell whether an artefact has passed its parity gates on a backend."""
+        return self._record(name).parity.get(backend, {}).get("passed") is True
 
     def _record(self, name: str) -> Artefact:
         if name in self._content.artefacts:
@@ -186,7 +196,7 @@ class Bundle:
         match name:
             case "checkpoint":
                 return "edgead train"
-            case "fp16" | "int8":
+            case "fp16" | "int8" | "int8-fp16":
                 return f"edgead quantize {self.path}"
             case _:
                 return f"edgead {'export' if name in _FILES else 'build'} {self.path}"

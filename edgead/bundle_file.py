@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import edgead
 from edgead.config import DatasetConfig
 from edgead.errors import ArtefactError
 
-FORMAT = 1
+FORMAT = 2
 Kind = Literal["checkpoint", "onnx", "engine"]
 
 
@@ -65,7 +65,8 @@ class Artefact(_Strict):
         device: GPU that an engine was built for; None where any machine will do.
         calibration: INT8 calibration card.
         threshold: ``Threshold.to_dict()``, found with these very bytes.
-        parity: certificate, measured with these very bytes.
+        parity: certificates by backend, measured with these very bytes.
+        passport: what an engine is for.
     """
 
     file: str
@@ -78,7 +79,8 @@ class Artefact(_Strict):
     device: str | None = None
     calibration: dict[str, JsonValue] | None = None
     threshold: dict[str, JsonValue] | None = None
-    parity: dict[str, JsonValue] | None = None
+    parity: dict[str, dict[str, JsonValue]] = {}
+    passport: dict[str, JsonValue] | None = None
 
     @field_validator("file")
     @classmethod
@@ -120,6 +122,8 @@ def read(path: Path) -> Content:
         )
     if fields.pop("digest", None) != _digest(fields):
         raise ArtefactError(f"{path}: edited since edgead wrote it (its digest differs); {again}")
+    if fields["format"] == 1:
+        _carry_over(fields)
     try:
         return Content.model_validate(fields)
     except ValidationError as error:
@@ -128,11 +132,33 @@ def read(path: Path) -> Content:
         raise ArtefactError(f"{path}: {where}: {first['msg']}; {again}") from error
 
 
+def _carry_over(fields: dict[str, Any]) -> None:
+    """Bring format 1, which knew one certificate an artefact, to the present one."""
+    fields["format"] = FORMAT
+    for record in fields.get("artefacts", {}).values():
+        certificate = record.pop("parity", None)
+        record["parity"] = {} if certificate is None else {"onnxruntime": certificate}
+
+
 def write(path: Path, content: Content) -> None:
     """Write ``bundle.json`` with a digest of its fields."""
     fields = content.model_dump(mode="json")
+    write_json(path, {**fields, "digest": _digest(fields)})
+
+
+def passport_path(engine: Path) -> Path:
+    """Return where the passport of an engine lies."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain JSON values whole.
+
+    Raises:
+        ArtefactError: a number is infinite or NaN, or the folder cannot be written.
+    """
     try:
-        text = json.dumps({**fields, "digest": _digest(fields)}, indent=2, allow_nan=False) + "\n"
+        text = json.dumps(dict(values), indent=2, allow_nan=False) + "\n"
     except ValueError as error:
         raise ArtefactError(f"{path}: a number to record is infinite or NaN; measure it again") from error
     write_whole(path, lambda temporary: _write_text(temporary, text))

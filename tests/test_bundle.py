@@ -45,7 +45,7 @@ def rewrite(bundle: Bundle, change: Any) -> None:
 def test_what_is_added_is_there_after_reopening(bundle: Bundle) -> None:
     threshold = threshold_from_good([0.1, 0.2, 0.3], unit="image", source="three tiles")
     bundle.set_threshold("fp32", threshold)
-    bundle.set_parity("fp32", {"passed": True, "map_max": 1e-6})
+    bundle.set_parity("fp32", "onnxruntime", {"passed": True, "map_max": 1e-6})
     again = Bundle.open(bundle.path)
     assert again.info == INFO
     assert set(again.artefacts) == {"checkpoint", "fp32"}
@@ -57,8 +57,44 @@ def test_what_is_added_is_there_after_reopening(bundle: Bundle) -> None:
     assert record.tools == {"torch": "2.13"}
     assert again.file("fp32").read_bytes() == b"graph"
     assert again.threshold("fp32") == threshold
-    assert record.parity == {"passed": True, "map_max": 1e-6}
+    assert record.parity == {"onnxruntime": {"passed": True, "map_max": 1e-6}}
     assert sorted(path.name for path in bundle.path.iterdir()) == ["bundle.json", "checkpoint.pt", "model.fp32.onnx"]
+
+
+def test_the_first_format_is_carried_over(bundle: Bundle) -> None:
+    def to_first(fields: Any) -> None:
+        fields["format"] = 1
+        for name, record in fields["artefacts"].items():
+            record["parity"] = {"passed": True} if name == "fp32" else None
+            del record["passport"]
+
+    rewrite(bundle, to_first)
+    again = Bundle.open(bundle.path)
+    assert again.deployable("fp32", "onnxruntime")
+    assert not again.deployable("checkpoint", "onnxruntime")
+
+
+def test_deployable_is_who_has_passed_on_that_backend(bundle: Bundle) -> None:
+    assert not bundle.deployable("fp32", "onnxruntime")
+    bundle.set_parity("fp32", "onnxruntime", {"passed": True})
+    bundle.set_parity("fp32", "openvino", {"passed": False})
+    again = Bundle.open(bundle.path)
+    assert again.deployable("fp32", "onnxruntime")
+    assert not again.deployable("fp32", "openvino")
+
+
+def test_an_engine_has_its_passport_beside_it(bundle: Bundle) -> None:
+    passport = {"target": "tensorrt-rtx", "max_batch": 8}
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"plan")
+
+    engine = bundle.add(
+        "tensorrt-rtx-fp32", write, kind="engine", precision="fp32", made_from="fp32", tools={}, passport=passport
+    )
+    assert json.loads((bundle.path / "engines/tensorrt-rtx-fp32.engine.json").read_text()) == passport
+    assert Bundle.open(bundle.path).artefacts["tensorrt-rtx-fp32"].passport == passport
+    assert engine.read_bytes() == b"plan"  # nothing prepended: trtexec --loadEngine opens it
 
 
 def test_networks_have_their_folder(bundle: Bundle) -> None:
@@ -67,9 +103,9 @@ def test_networks_have_their_folder(bundle: Bundle) -> None:
 
 def test_adding_again_drops_threshold_and_parity(bundle: Bundle) -> None:
     bundle.set_threshold("fp32", threshold_from_good([0.1, 0.2], unit="image", source="two"))
-    bundle.set_parity("fp32", {"passed": True})
+    bundle.set_parity("fp32", "onnxruntime", {"passed": True})
     add(bundle, "fp32", b"other graph", "checkpoint")
-    assert Bundle.open(bundle.path).artefacts["fp32"].parity is None
+    assert Bundle.open(bundle.path).artefacts["fp32"].parity == {}
     with pytest.raises(ArtefactError, match="edgead threshold"):
         bundle.threshold("fp32")
 
@@ -169,7 +205,7 @@ def test_a_path_outside_the_bundle_is_refused(bundle: Bundle, file: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields.update(format=2), "format 2 is newer.*upgrade"),
+        (lambda fields: fields.update(format=3), "format 3 is newer.*upgrade"),
         (lambda fields: fields.update(format="one"), "no 'format' number"),
         (lambda fields: fields["info"].pop("category"), "info.category: Field required"),
         (lambda fields: fields["artefacts"]["fp32"].update(extra=1), "artefacts.fp32.extra: Extra inputs"),
@@ -192,8 +228,8 @@ def test_no_bundle_and_a_bundle_of_another_category(bundle: Bundle, tmp_path: Pa
 
 def test_numbers_that_json_has_not_are_refused_and_the_file_stays(bundle: Bundle) -> None:
     with pytest.raises(ArtefactError, match="infinite or NaN"):
-        bundle.set_parity("fp32", {"map_max": float("nan")})
-    assert Bundle.open(bundle.path).artefacts["fp32"].parity is None
+        bundle.set_parity("fp32", "onnxruntime", {"map_max": float("nan")})
+    assert Bundle.open(bundle.path).artefacts["fp32"].parity == {}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_measured_speed_parity_training_and_station_are_shown(tmp_path: Path, sa
     gate = {"name": "map_abs", "value": 3.25e-6, "limit": 1e-4, "passed": True}
     failed = {"name": "flips", "value": 2.0, "limit": 0.0, "passed": False}
     parity = {"reference": "torch", "candidate": "ort", "images": 9, "map_abs": 3.25e-6, "flips": 2}
-    bundle.set_parity("fp32", {**parity, "flips_at_most": 0.5, "gates": [gate, failed], "passed": False})
+    bundle.set_parity("fp32", "onnxruntime", {**parity, "flips_at_most": 0.5, "gates": [gate, failed], "passed": False})
     row = {"runner": "fp32", "backend": "onnxruntime-cpu", "batch": 1, "threads": 2, "fps": 123.4}
     row |= {"mean_ms": 8.1, "p50_ms": 8.0, "p95_ms": 9.25, "p99_ms": 10.5}
     sha256 = {"fp32": bundle.artefacts["fp32"].sha256}

@@ -35,7 +35,7 @@ def sentence(found: Findings) -> str:
             f"it finds {bad[Verdict.NG]:,} of {count(sum(bad.values()), f'defective {unit}')} "
             f"and rejects {good[Verdict.NG]:,} of {count(sum(good.values()), f'Good {unit}')}"
         )
-    rows, parity = found.speed_rows(), found.record.parity
+    rows, parity = found.speed_rows(), found.record.parity.get("onnxruntime")
     more = [f"It inspects {rows[0]['fps']:.3g} images a second on {_share_of_machine(found)}."] if rows else []
     if parity is not None:
         more.append(f"It {'agrees' if parity['passed'] else 'does not agree'} with the network that was trained.")
@@ -113,7 +113,7 @@ def _speed(found: Findings) -> Markup:
 
 
 def _parity(found: Findings) -> Markup:
-    parity = found.record.parity
+    parity = found.record.parity.get("onnxruntime")
     if parity is None:
         return _tile("Parity with training", "not measured", tag("code", f"edgead parity {found.path}"), "none")
     passed = bool(parity["passed"])

@@ -102,7 +102,7 @@ def speed_section(found: Findings) -> Markup:
 
 def parity_section(found: Findings) -> Markup:
     """Show how far the artefact is from the checkpoint, gate by gate."""
-    parity: Any = found.record.parity
+    parity: Any = found.record.parity.get("onnxruntime")
     if parity is None:
         return section("Parity", missing("Parity has not been measured", "parity", found.path))
     rows = []
