@@ -71,7 +71,9 @@ def export_networks(bundle: Bundle, images: npt.NDArray[np.uint8]) -> tuple[str,
 
 
 def export_inspection(cfrg: Cfrg, path: Path, images: npt.NDArray[np.uint8], about: dict[str, str]) -> None:
-    """Write the whole inspection (decision D1) and hold it against torch.
+    """Write the whole inspection and hold it against torch.
+
+    The tensors between the networks keep the names of ``edgead.cfrg.parts``, so that a network can be cut out of it.
 
     Args:
         images: uint8 ``(N, H, W, 3)`` RGB.
@@ -82,7 +84,9 @@ def export_inspection(cfrg: Cfrg, path: Path, images: npt.NDArray[np.uint8], abo
     """
     module = Inspection(cfrg).eval()
     example = torch.zeros(2, *cfrg.size_hw, 3, dtype=torch.uint8)
-    _write(module, (example,), ({0: _batch()},), ("image",), ("anomaly_map", "pred_score"), path, about)
+    between = tuple(dict.fromkeys(name for part in parts(cfrg).values() for name in (*part.inputs, *part.outputs)))
+    outputs = ("anomaly_map", "pred_score")
+    _write(_Named(cfrg, between), (example,), ({0: _batch()},), ("image",), outputs, path, about, between)
     with OnnxRunner(path) as runner:
         for batch in _BATCHES:
             some = images[:batch]
@@ -92,6 +96,22 @@ def export_inspection(cfrg: Cfrg, path: Path, images: npt.NDArray[np.uint8], abo
             _refuse(path, "anomaly_map", float(np.abs(prediction.anomaly_map - anomaly_map).max()), MAP_LIMIT)
             relative = np.abs(prediction.pred_score - pred_score) / np.maximum(np.abs(pred_score), 1e-12)
             _refuse(path, "pred_score (relative)", float(relative.max()), SCORE_LIMIT)
+
+
+class _Named(Inspection):
+    """The inspection with the tensors between its networks as further outputs, which gives them their names."""
+
+    def __init__(self, cfrg: Cfrg, between: tuple[str, ...]) -> None:
+        super().__init__(cfrg)
+        self._between = between
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        pixels = self.cfrg.normalise(image)
+        output = self.cfrg(pixels)
+        levels = {name: getattr(output, name) for name in ("teacher", "student", "recovery")}
+        known = {f"{name}_{n}": level for name, each in levels.items() for n, level in enumerate(each, 1)}
+        known |= {"pixels": pixels, "logits": output.logits}
+        return *self.judge(output), *(known[name] for name in self._between)
 
 
 def export_part(cfrg: Cfrg, part: Part, path: Path, images: npt.NDArray[np.uint8], about: dict[str, str]) -> None:
@@ -145,8 +165,13 @@ def _write(
     outputs: tuple[str, ...],
     path: Path,
     about: dict[str, str],
+    between: tuple[str, ...] = (),
 ) -> None:
-    """Export a module to one file with its weights inside."""
+    """Export a module to one file with its weights inside.
+
+    Args:
+        between: names of its further outputs, which stay inside the graph.
+    """
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")
     try:
@@ -157,7 +182,7 @@ def _write(
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(inputs),
-                output_names=list(outputs),
+                output_names=[*outputs, *between],
                 dynamic_shapes=dynamic,
                 verbose=False,
             )
@@ -172,6 +197,9 @@ def _write(
                 f"{path}: {value.name} only takes the batch that the network was traced with; write its forward "
                 "without numbers that depend on the batch"
             )
+    inside = list(model.graph.output)[len(outputs) :]
+    del model.graph.output[len(outputs) :]
+    model.graph.value_info.extend(inside)
     _tidy(model.graph)
     onnx.helper.set_model_props(model, about)
     path.write_bytes(model.SerializeToString())

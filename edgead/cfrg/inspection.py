@@ -31,7 +31,10 @@ class Inspection(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Map uint8 ``(N, H, W, 3)`` RGB to float32 ``(N, H, W)`` and ``(N,)``."""
-        output = self.cfrg(self.cfrg.normalise(image))
+        return self.judge(self.cfrg(self.cfrg.normalise(image)))
+
+    def judge(self, output: Output) -> tuple[Tensor, Tensor]:
+        """Bring what the networks give to the anomaly map ``(N, H, W)`` and the score ``(N,)``."""
         parts = [part * weight for part, weight in zip(map_parts(output), self.cfrg.fusion, strict=True)]
         anomaly_map = self.fusion(parts)
         return anomaly_map, anomaly_map.amax((1, 2))
