@@ -113,11 +113,11 @@ def test_wrong_images_are_refused(tmp_path: Path, wrong: Any, message: str) -> N
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"image": "input"}, "not an inspection model, it has input tensor"),
+        ({"image": "input"}, "not an inspection model, it has input uint8"),
         ({"score": "score"}, "not an inspection model"),
-        ({"dtype": TensorProto.FLOAT}, r"image tensor\(float\)"),
+        ({"dtype": TensorProto.FLOAT}, r"image float32 \(batch, 8, 12, 3\)"),
         ({"batch": 1}, "takes batches of 1 only"),
-        ({"hw": ("h", "w")}, r"image is \['batch', 'h', 'w', 3\]"),
+        ({"hw": ("h", "w")}, r"image uint8 \(batch, h, w, 3\) is no image of a fixed size"),
     ],
 )
 def test_models_of_another_kind_are_refused(tmp_path: Path, model: dict[str, Any], message: str) -> None:

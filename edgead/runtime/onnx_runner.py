@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgead.errors import ArtefactError, require
+from edgead.runtime.inspection_model import REBUILD, Port, reason, refuse_unreadable, size_of
 from edgead.runtime.runner import Prediction, check_images, check_prediction, usable_cores
 
-_REBUILD = "make it again: edgead export"
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRunner:
@@ -28,11 +29,14 @@ class OnnxRunner:
 
     name = "onnxruntime-cpu"
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int = 0, max_batch: int = 8) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, threads: int = 0, max_batch: int = 8, optimise: bool = True
+    ) -> None:
         """Open a model.
 
         Args:
             threads: threads of one inference; 0 takes all cores that the process may use.
+            optimise: as for ``open_session``.
 
         Raises:
             ArtefactError: missing, empty, truncated, no ONNX, or a model with other inputs or outputs.
@@ -41,8 +45,10 @@ class OnnxRunner:
         self.path = Path(path)
         self.threads = threads or usable_cores()
         self.max_batch = max_batch
-        self._session: Any = open_session(self.path, threads=self.threads)
-        self.size_hw = _contract(self._session, self.path)
+        self._session: Any = open_session(self.path, threads=self.threads, optimise=optimise)
+        inputs = [_port(value) for value in self._session.get_inputs()]
+        outputs = [_port(value) for value in self._session.get_outputs()]
+        self.size_hw = size_of(inputs, outputs, self.path)
 
     def infer(self, images: npt.NDArray[np.uint8]) -> Prediction:
         """Inspect uint8 ``(N, H, W, 3)`` RGB images; the arrays returned are fresh ones.
@@ -59,12 +65,12 @@ class OnnxRunner:
         try:
             anomaly_map, pred_score = self._session.run(["anomaly_map", "pred_score"], {"image": images})
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types
-            raise ArtefactError(f"{self.path}: the model cannot run ({_first_line(error)}); {_REBUILD}") from error
+            raise ArtefactError(f"{self.path}: the model cannot run ({reason(error)}); {REBUILD}") from error
         expected = (len(images), *self.size_hw)
         if anomaly_map.shape != expected or pred_score.shape != expected[:1]:
             raise ArtefactError(
                 f"{self.path}: anomaly_map is {anomaly_map.shape} and pred_score {pred_score.shape}, "
-                f"expected {expected} and {expected[:1]}; {_REBUILD}"
+                f"expected {expected} and {expected[:1]}; {REBUILD}"
             )
         return check_prediction(Prediction(anomaly_map, pred_score), str(self.path))
 
@@ -81,49 +87,34 @@ class OnnxRunner:
         self.close()
 
 
-def open_session(path: Path, *, threads: int) -> Any:
+def open_session(path: Path, *, threads: int, optimise: bool = True) -> Any:
     """Open any ONNX file on the CPU provider.
+
+    Args:
+        optimise: False runs the graph node by node as it stands. Q/DQ pairs with float16 scales need that: ONNX
+            Runtime's optimiser fuses them into something else and gives wrong maps (1.31, error 60 times larger).
 
     Raises:
         ArtefactError: missing, empty, truncated, or no ONNX.
+        MissingError: onnxruntime is not installed.
     """
-    ort = require("onnxruntime", extra="export")
-    try:
-        empty = path.stat().st_size == 0
-    except OSError as error:
-        raise ArtefactError(f"{path}: cannot be read ({error.strerror}); {_REBUILD}") from error
-    if empty:
-        raise ArtefactError(f"{path}: the file is empty; {_REBUILD}")
+    ort = require("onnxruntime", extra="stations")
+    refuse_unreadable(path)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors reach the caller as exceptions
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated types
         raise ArtefactError(
-            f"{path}: truncated, or no ONNX model that ONNX Runtime {ort.__version__} reads ({_first_line(error)}); "
-            f"{_REBUILD}"
+            f"{path}: truncated, or no ONNX model that ONNX Runtime {ort.__version__} reads ({reason(error)}); "
+            f"{REBUILD}"
         ) from error
 
 
-def _contract(session: Any, path: Path) -> tuple[int, int]:
-    """Return height and width of the images after holding the model's inputs and outputs against decision D1."""
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name: value for value in session.get_outputs()}
-    found = "; ".join(f"{value.name} {value.type} {value.shape}" for value in [*inputs.values(), *outputs.values()])
-    expected = "expected image uint8 (batch, H, W, 3) -> anomaly_map float (batch, H, W), pred_score float (batch)"
-    types = {name: (value.type, len(value.shape)) for name, value in {**inputs, **outputs}.items()}
-    wanted = {"image": ("tensor(uint8)", 4), "anomaly_map": ("tensor(float)", 3), "pred_score": ("tensor(float)", 1)}
-    if set(inputs) != {"image"} or types != wanted:
-        raise ArtefactError(f"{path}: not an inspection model, it has {found}; {expected}; {_REBUILD}")
-    batch, height, width, channels = inputs["image"].shape
-    if isinstance(batch, int):
-        raise ArtefactError(f"{path}: takes batches of {batch} only, expected any batch; {_REBUILD}")
-    if not isinstance(height, int) or not isinstance(width, int) or channels != 3:
-        raise ArtefactError(f"{path}: image is {inputs['image'].shape}; {expected}; {_REBUILD}")
-    return height, width
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _port(value: Any) -> Port:
+    shape = tuple(size if isinstance(size, int) else str(size or "?") for size in value.shape)
+    return Port(value.name, _DTYPES.get(value.type, value.type), shape)
