@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -43,6 +43,6 @@ class CosineHead(nn.Module):
         """Add up the channels ``(N, C, h, w)`` to ``(N, 1, h, w)``."""
         if self.training:  # autocast would round the factors of a product
             return x.sum(1, keepdim=True)
-        # ONNX Runtime adds along a strided axis 3 to 5 times slower than it multiplies by ones.
-        ones = x.new_ones(1, x.shape[1])
-        return torch.matmul(ones, x.flatten(2)).reshape(-1, 1, x.shape[2], x.shape[3])
+        # A convolution by ones takes any memory layout: ONNX Runtime adds along a strided axis 3 to 5 times slower, and
+        # OpenVINO reorders every level for a matrix product (1.0 of 7.7 ms of cfrg-lite0 in int8).
+        return F.conv2d(x, x.new_ones(1, x.shape[1], 1, 1))
