@@ -142,6 +142,8 @@ class StationConfig(_Section):
     """One station: station.yaml.
 
     Attributes:
+        backend: what runs the artefact; None takes the usual one of its kind, ONNX Runtime for a model.
+        unproven: run the artefact although nothing, or a missed gate, speaks for its verdicts; the report says so.
         takt_ms: time between two triggers; None takes frames as fast as the engine judges them (recorded sources).
         timeout_ms: longest wait for the frames of a part after its trigger, where there is a takt.
         silence_ms: longest wait for a frame of a camera; then it counts as vanished.
@@ -151,6 +153,8 @@ class StationConfig(_Section):
     name: Name = "station"
     bundle: FilePath
     artefact: str = "fp32"
+    backend: str | None = None
+    unproven: bool = False
     threads: int = Field(default=0, ge=0)
     takt_ms: float | None = Field(default=None, gt=0)
     timeout_ms: float = Field(default=2000, gt=0)

@@ -48,6 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="X",
         help="UNSURE is NG at an X times looser budget (%(default)g)",
     )
+    add_backend(parser)
     add_dataset_flags(parser)
 
     parser = verbs.add(
@@ -58,6 +59,7 @@ def add_verbs(verbs: Verbs) -> None:
         more="Writes evaluation.<artefact>.json into the run, with the score of every image.",
     )
     add_artefact(parser)
+    add_backend(parser)
     add_dataset_flags(parser)
 
 
@@ -67,11 +69,13 @@ def threshold(wanted: argparse.Namespace) -> Answer:
 
     from edgead.bundle import Bundle
     from edgead.metrics import part_maxima
+    from edgead.runtime.open import backend_of
     from edgead.thresholds import check_budget, threshold_from_good
 
     check_budget(wanted.false_reject_ppm, wanted.confidence, wanted.unsure_ratio)
     bundle = Bundle.open(wanted.bundle)
     bundle.file(wanted.artefact)
+    backend = backend_of(bundle, wanted.artefact, wanted.backend)
     config, dataset = of_bundle(bundle, wanted)
     if not dataset.validation:
         raise DataError(f"{config.root}: no Good images are held out of training; train again with more Good parts")
@@ -84,13 +88,14 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         false_reject_ppm=wanted.false_reject_ppm,
         confidence=wanted.confidence,
         unsure_ratio=wanted.unsure_ratio,
-        source=f"validation of {dataset.name} {dataset.category}",
+        source=f"validation of {dataset.name} {dataset.category} on {backend}",
     )
     bundle.set_threshold(wanted.artefact, found)
     missing = max(0, found.needed_good - found.n_good)
     document = {
         "bundle": str(bundle.path),
         "artefact": wanted.artefact,
+        "backend": backend,
         "threshold": found.to_dict(),
         "holds_budget": found.holds_budget,
         "missing_good": missing,
@@ -104,7 +109,7 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         ("budget", f"{found.false_reject_ppm:g} of a million: {'kept' if found.holds_budget else 'not yet kept'}"),
         (f"more Good {found.unit}s needed", missing),
     ]
-    return Answer(document, [table(f"Threshold of {wanted.artefact}", ("", ">"), rows), found.explain()])
+    return Answer(document, [table(f"Threshold of {wanted.artefact} on {backend}", ("", ">"), rows), found.explain()])
 
 
 def evaluate(wanted: argparse.Namespace) -> Answer:
@@ -115,10 +120,11 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
     from edgead.bundle import Bundle
     from edgead.evaluate import evaluate as measure
     from edgead.progress import task
-    from edgead.runtime.open import open_runner
+    from edgead.runtime.open import backend_of, open_runner
 
     bundle = Bundle.open(wanted.bundle)
     bundle.file(wanted.artefact)
+    backend = backend_of(bundle, wanted.artefact, wanted.backend)
     config, dataset = of_bundle(bundle, wanted)
     if not dataset.test:
         raise DataError(
@@ -126,7 +132,7 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         )
     begin = time.monotonic()
     with (
-        open_runner(bundle, wanted.artefact, threads=wanted.threads) as runner,
+        open_runner(bundle, wanted.artefact, backend=backend, threads=wanted.threads) as runner,
         task("Evaluating", len(dataset.test)) as advance,
     ):
         found = measure(runner, dataset.test, progress=advance)
@@ -135,6 +141,7 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
     document: dict[str, Any] = {
         "bundle": str(bundle.path),
         "artefact": wanted.artefact,
+        "backend": backend,
         "dataset": config.model_dump(mode="json"),
         "accuracy": found.accuracy.to_dict(),
         "verdicts": verdicts,
@@ -143,8 +150,8 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
     document["file"] = str(write_evaluation(bundle, wanted.artefact, document, dataset.test, found))
     accuracy, counts = found.accuracy, found.accuracy.counts
     title = (
-        f"Accuracy of {wanted.artefact} on {dataset.category}: {counts.images} images of {counts.parts} parts, "
-        f"{counts.defective_parts} of them defective"
+        f"Accuracy of {wanted.artefact} by {backend} on {dataset.category}: {counts.images} images of "
+        f"{counts.parts} parts, {counts.defective_parts} of them defective"
     )
     rows = [(name, percent(getattr(accuracy, name))) for name in METRICS]
     by_defect = [(name, percent(value)) for name, value in accuracy.image_AUROC_by_defect.items()]
@@ -168,6 +175,12 @@ def add_artefact(parser: Parser) -> None:
     )
 
 
+def add_backend(parser: Parser, instead: str = "onnxruntime for a model") -> None:
+    """Add what runs the artefact."""
+    words = "torch, onnxruntime, openvino, openvino-bf16, tensorrt or tensorrt-rtx"
+    parser.add_argument("--backend", metavar="NAME", help=f"{words} ({instead})")
+
+
 def _threads(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is no number of threads; expected 0 or more")
@@ -181,7 +194,7 @@ def _scores(bundle: Bundle, wanted: argparse.Namespace, samples: Sequence[Sample
 
     scores = []
     with (
-        open_runner(bundle, wanted.artefact, threads=wanted.threads) as runner,
+        open_runner(bundle, wanted.artefact, backend=wanted.backend, threads=wanted.threads) as runner,
         task("Scoring Good images", len(samples)) as advance,
     ):
         for scored in score_samples(runner, samples):

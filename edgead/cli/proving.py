@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from edgead.cli.answer import Answer, table
 from edgead.cli.dataset import add_dataset_flags, of_bundle, pictures
-from edgead.cli.measuring import add_artefact
+from edgead.cli.measuring import add_artefact, add_backend
 from edgead.errors import ConfigError, require
 
 if TYPE_CHECKING:
+    from edgead.bundle import Bundle
     from edgead.cli.parser import Verbs
     from edgead.config import StationConfig
 
@@ -36,7 +37,7 @@ def add_verbs(verbs: Verbs) -> None:
         "bench",
         bench,
         summary="measure the speed of artefacts side by side, or of a station against its engine",
-        example="edgead bench runs/my_part --artefacts checkpoint,fp32 --batch 1 --threads 2",
+        example="edgead bench runs/my_part --artefacts checkpoint,fp32,int8,int8@openvino --batch 1 --threads 2",
         more="With --station: the frames a second of a whole station over those of its bare engine. "
         "With --networks: how fast configurations would be here, before anything is trained.",
     )
@@ -46,8 +47,9 @@ def add_verbs(verbs: Verbs) -> None:
         "--artefacts",
         default="checkpoint,fp32",
         metavar="A,B",
-        help="what to measure; ratios to the first (%(default)s)",
+        help="what to measure, each as NAME or NAME@BACKEND; ratios to the first (%(default)s)",
     )
+    add_backend(parser, "for models without @BACKEND: onnxruntime")
     parser.add_argument("--networks", metavar="A,B", help="measure these configurations with random weights")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of their images (%(default)s)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="keep the measurements of these, or of a station")
@@ -114,24 +116,24 @@ def _bench_artefacts(wanted: argparse.Namespace) -> Answer:
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"--artefacts is '{wanted.artefacts}'; expected different names, such as checkpoint,fp32")
     bundle = Bundle.open(wanted.bundle)
-    for name in names:
-        bundle.file(name)
+    choices = {name: _choice(bundle, name, wanted.backend) for name in names}
     _, dataset = of_bundle(bundle, wanted)
     images = pictures(dataset.test or dataset.validation, bundle.info.size_hw, _SHOWN)
+    options = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
     with ExitStack() as stack:
         runners = {
-            name: stack.enter_context(open_runner(bundle, name, threads=wanted.threads, max_batch=max(8, wanted.batch)))
-            for name in names
+            name: stack.enter_context(open_runner(bundle, artefact, backend=backend, **options))
+            for name, (artefact, backend) in choices.items()
         }
         speeds = measure(runners, images, batch=wanted.batch, n=wanted.n)
     kept = results.save(
         bundle.path / SPEED_NAME,
         command=f"edgead bench {bundle.path} --artefacts {','.join(names)} --batch {wanted.batch} "
-        f"--threads {wanted.threads}",
+        f"--threads {wanted.threads}" + (f" --backend {wanted.backend}" if wanted.backend else ""),
         conditions={
             "network": bundle.info.network,
             "size_hw": list(bundle.info.size_hw),
-            "sha256": {name: bundle.artefacts[name].sha256 for name in names},
+            "sha256": {artefact: bundle.artefacts[artefact].sha256 for artefact, _ in choices.values()},
         },
         rows=[{**speed.to_dict(), "times_faster": ratio(speed, speeds[0])} for speed in speeds],
     )
@@ -162,7 +164,8 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
     config = load_station(wanted.station)
     name = _simulated(config, wanted.station)
     bundle = Bundle.open(config.bundle)
-    with open_runner(bundle, config.artefact, threads=wanted.threads or config.threads) as runner:
+    backend, threads = wanted.backend or config.backend, wanted.threads or config.threads
+    with open_runner(bundle, config.artefact, backend=backend, threads=threads) as runner:
         found = measure_station(runner, object_name=name)
     rows = [
         ("engine", f"{found.runner}, {config.artefact}"),
@@ -184,6 +187,17 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
             rows=[found.to_dict()],
         )
     return Answer(document, [table("Speed of the station", ("", ""), rows)])
+
+
+def _choice(bundle: Bundle, name: str, backend: str | None) -> tuple[str, str]:
+    """Return artefact and backend of ``int8@openvino``, or of ``int8`` with the backend given for models."""
+    from edgead.runtime.open import backend_of
+
+    artefact, mark, own = name.partition("@")
+    if mark:
+        return artefact, backend_of(bundle, artefact, own)
+    is_model = artefact in bundle.artefacts and bundle.artefacts[artefact].kind == "onnx"
+    return artefact, backend_of(bundle, artefact, backend if is_model else None)
 
 
 def _simulated(config: StationConfig, path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgead.cli.answer import Answer, table
 from edgead.cli.dataset import add_dataset_flags, of_bundle
 from edgead.cli.evaluation_file import read_evaluation
-from edgead.cli.measuring import add_artefact
+from edgead.cli.measuring import add_artefact, add_backend
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +27,7 @@ def add_verbs(verbs: Verbs) -> None:
         more="Ends when all cameras have ended, or at Ctrl-C, when what was admitted is judged first.",
     )
     parser.add_argument("config", type=Path, metavar="station.yaml", help="configuration of the station")
+    add_backend(parser, "instead of the configuration's")
 
     parser = verbs.add(
         "report",
@@ -54,6 +55,8 @@ def stream(wanted: argparse.Namespace) -> Answer:
     from edgead.runtime.station import run_station
 
     config = load_station(wanted.config)
+    if wanted.backend is not None:
+        config = config.model_copy(update={"backend": wanted.backend})
     found = run_station(config, progress=live(config.output / LOG_NAME))
     rows = [(outcome, count) for outcome, count in found.verdicts.items()]
     rows.append(("parts", found.triggers))

@@ -19,7 +19,7 @@ _PARTS = 8  # simulated, so that the images are pictures and not noise
 
 
 def bench_networks(wanted: argparse.Namespace) -> Answer:
-    """Measure torch against ONNX Runtime for configurations with random weights."""
+    """Measure torch against ONNX Runtime, or what ``--backend`` says, for configurations with random weights."""
     for module in ("torch", "onnx", "onnxscript"):
         require(module, extra="export")
     from benchmarks import results
@@ -31,6 +31,7 @@ def bench_networks(wanted: argparse.Namespace) -> Answer:
     rows = [row for name in names for row in _measure(name, wanted)]
     command = f"edgead bench --networks {','.join(names)} --size {wanted.size} --threads {wanted.threads}"
     command += f" --batch {wanted.batch}" + (f" --n {wanted.n}" if wanted.n else "")
+    command += f" --backend {wanted.backend}" if wanted.backend else ""
     conditions = {"size": wanted.size, "weights": "random", "images": "simulated magnetic cores"}
     document: dict[str, Any] = {"command": command, "conditions": conditions, "rows": rows}
     if wanted.save:
@@ -54,7 +55,7 @@ def _measure(name: str, wanted: argparse.Namespace) -> Sequence[dict[str, Any]]:
     from benchmarks.speed import measure, ratio
     from edgead.cfrg.model import build
     from edgead.datasets.simulated import render
-    from edgead.runtime.onnx_runner import OnnxRunner
+    from edgead.runtime.open import open_model
     from edgead.runtime.torch_runner import TorchRunner
     from export.to_onnx import export_inspection
 
@@ -68,10 +69,11 @@ def _measure(name: str, wanted: argparse.Namespace) -> Sequence[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         path = Path(folder) / "model.onnx"
         export_inspection(cfrg, path, images, {"network": name})
+        backend: str = wanted.backend or "onnxruntime"
         options: dict[str, Any] = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
         runners: dict[str, Runner] = {
             "torch": stack.enter_context(TorchRunner(cfrg, **options)),
-            "onnxruntime": stack.enter_context(OnnxRunner(path, **options)),
+            backend: stack.enter_context(open_model(path, backend, **options)),
         }
         speeds = measure(runners, images, batch=wanted.batch, n=wanted.n)
     return [{"network": name, **speed.to_dict(), "times_faster": round(ratio(speed, speeds[0]), 3)} for speed in speeds]

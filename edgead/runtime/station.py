@@ -19,12 +19,12 @@ import numpy as np
 
 from edgead.bundle import Bundle
 from edgead.config import StationConfig
-from edgead.errors import CameraError, DataError
+from edgead.errors import ArtefactError, CameraError, DataError
 from edgead.images import resize
 from edgead.runtime.cameras import open_cameras
 from edgead.runtime.flow import Batch, Flow
 from edgead.runtime.frames import Camera, Frame
-from edgead.runtime.open import open_runner
+from edgead.runtime.open import backend_of, doubt, open_runner
 from edgead.runtime.parts import Evidence
 from edgead.runtime.report import StageTimes, StationReport
 from edgead.runtime.runner import Prediction, Runner
@@ -51,22 +51,47 @@ def run_station(
         progress: ``edgead.progress.task``, to show how it goes.
 
     Raises:
-        EdgeadError: a camera, the bundle or the output folder cannot be opened, or the engine failed; all that was
-            admitted is in the verdict file by then, as INCOMPLETE where it could not be judged.
+        EdgeadError: the artefact's parity is unproven, a camera, the bundle or the output folder cannot be opened, or
+            the engine failed; all that was admitted is in the verdict file by then, as INCOMPLETE where it could not
+            be judged.
     """
+    problems: tuple[str, ...] = ()
     with ExitStack() as stack:
         if runner is None or threshold is None:
             bundle = Bundle.open(config.bundle)
             threshold = threshold or bundle.threshold(config.artefact)
-            runner = runner or stack.enter_context(open_runner(bundle, config.artefact, threads=config.threads))
-        return Station(config, runner, threshold).run(progress)
+        if runner is None:
+            problems = _unproven(config, bundle)
+            runner = stack.enter_context(
+                open_runner(bundle, config.artefact, backend=config.backend, threads=config.threads)
+            )
+        return Station(config, runner, threshold, problems).run(progress)
+
+
+def _unproven(config: StationConfig, bundle: Bundle) -> tuple[str, ...]:
+    """Return what the report has to say about an artefact that is run unproven.
+
+    Raises:
+        ArtefactError: it is not deployable, and the station does not say ``unproven: true``.
+    """
+    reason = doubt(bundle, config.artefact, backend_of(bundle, config.artefact, config.backend))
+    if reason is None:
+        return ()
+    if not config.unproven:
+        raise ArtefactError(f"{bundle.path}: {reason}; or run it at your own risk: 'unproven: true' in station.yaml")
+    return (f"unproven: {reason}",)
 
 
 class Station:
     """One run of a station: opened by its constructor, closed by ``run``, which is called once."""
 
-    def __init__(self, config: StationConfig, runner: Runner, threshold: Threshold) -> None:
+    def __init__(
+        self, config: StationConfig, runner: Runner, threshold: Threshold, problems: Sequence[str] = ()
+    ) -> None:
         """Open sinks and cameras, and warm up the engine.
+
+        Args:
+            problems: known before it starts, for the report.
 
         Raises:
             ConfigError, CameraError: a sink or a camera cannot be opened.
@@ -97,7 +122,7 @@ class Station:
             stack.pop_all()
         self._draws = self._pictures is not None
         self._times = StageTimes()
-        self._problems: list[str] = []
+        self._problems = list(problems)
         self._error: BaseException | None = None
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put may be called by a signal handler
 
