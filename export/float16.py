@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 MARGIN = 4.0  # an image on the line may stretch a tensor this much further than the calibration images did
-LOSS = 0.01  # rounding error of a constant's channel, over its largest value; 5e-4 unless it is denormal or zero
+LOSS = 0.01  # rounding error of a constant's channel, over its largest value; 2e-4 unless it is denormal or zero
+DEAD = 2.0**-11  # a channel this small beside the largest drowns in the rounding of the others
 
-# Operators that gain from half precision. All others stay in fp32: reductions, norms, exponentials, what is unknown.
-_ARITHMETIC = (
-    "Conv ConvTranspose Gemm MatMul Add Sub Mul Div Sum Max Min Neg Abs Where Clip Relu LeakyRelu PRelu Elu Sigmoid "
-    "HardSigmoid HardSwish Tanh Gelu Softplus Mish MaxPool AveragePool BatchNormalization Resize Pad Concat"
-)
-# Operators that only move values: they take the type in which the values come, since a cast is as well behind them.
-_MOVES = "Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather Expand Tile DepthToSpace SpaceToDepth"
-ARITHMETIC = frozenset(_ARITHMETIC.split())
-MOVES = frozenset(_MOVES.split())
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Operators that run in fp16 where fp16 comes in, and else stay in fp32 with the operator that feeds them, to fuse with
+# it and to save casts. Reductions, norms, exponentials and operators that are not known here always stay in fp32.
+_FOLLOWERS = (
+    "Add Sub Mul Div Sum Max Min Neg Abs Where MaxPool AveragePool BatchNormalization Resize Pad Concat "
+    "Clip Relu LeakyRelu PRelu Elu Sigmoid HardSigmoid HardSwish Tanh Gelu Softplus Mish "
+    "Identity Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather Expand Tile DepthToSpace SpaceToDepth"
+)
+FOLLOWERS = frozenset(_FOLLOWERS.split())
 
 
 def overflowing(peak: Mapping[str, float], margin: float = MARGIN) -> frozenset[str]:
@@ -62,10 +62,10 @@ def overflowing(peak: Mapping[str, float], margin: float = MARGIN) -> frozenset[
 def to_float16(model: onnx.ModelProto, *, overflowing: Collection[str] = ()) -> onnx.ModelProto:
     """Return the model with fp16 arithmetic where that is safe, strongly typed; inputs and outputs keep their types.
 
-    In fp32 stay: reductions, norms and all else outside of ``ARITHMETIC``; the cosine head, map fusion, pre-processing
-    and the score's tail; nodes that take or give an overflowing tensor; nodes with a constant that fp16 cannot hold.
-    The exporter's module paths say where a node belongs. A model made elsewhere has none: there the operators decide
-    alone, together with the rule that all in front of the first weighted operator is pre-processing.
+    In fp32 stay: the cosine head, map fusion, pre-processing and the score's tail; reductions, norms and whatever else
+    is not listed above; nodes that take or give an overflowing tensor; nodes with a constant that fp16 cannot hold. The
+    exporter's module paths say where a node belongs. A model made elsewhere has none: there the operators decide alone,
+    and what lies in front of the first weighted operator stays in fp32. That is less careful with a cosine head.
 
     A quantised model (Q/DQ with fp32 scales) gets fp16 scales wherever its tensors are fp16, and opset 19 with them;
     weights may be int8 behind a DequantizeLinear, or floats behind a pair.
@@ -104,32 +104,30 @@ class _Choice:
         self._overflowing = overflowing
         self._modules = has_modules(typed.model)
         self._half_tensors: set[str] = set()
-        self._behind_weights: set[str] = set()
 
     def decide(self, index: int, node: Any) -> None:
         """Choose one node's precision; all in front of it are chosen."""
-        weighted = node.op_type in WEIGHTED or any(name in self._behind_weights for name in node.input)
-        if weighted:
-            self._behind_weights.update(node.output)
-        if node.domain not in ("", "ai.onnx") or node.op_type == DEQUANTIZE:
-            return  # a DequantizeLinear gives whatever those behind it take
         if node.op_type == QUANTIZE:
             chosen = self._comes_half(node.input[0]) and self._scale_fits(node)
-        else:
-            chosen = self._may_be_half(node) and (weighted or self._modules)
+        else:  # a DequantizeLinear is no follower: it gives whatever those behind it take
+            chosen = self._may_be_half(node)
         if chosen:
             self.half.add(index)
             self._half_tensors.update(name for name in node.output if name in self._typed.floats)
 
     def _may_be_half(self, node: Any) -> bool:
-        if self._modules and network_of(node) not in NETWORKS:
+        if node.domain not in ("", "ai.onnx") or (self._modules and network_of(node) not in NETWORKS):
             return False
         names = [self._origin(name) for name in (*node.input, *node.output)]
         if any(name in self._overflowing for name in names):
             return False
-        if node.op_type in MOVES:
-            return self._comes_half(node.input[0])
-        return node.op_type in ARITHMETIC and all(self._fits(node, slot) for slot in range(len(node.input)))
+        if node.op_type in FOLLOWERS:
+            computed = [name for name in node.input if name not in self._typed.constants]
+            if not any(self._comes_half(name) for name in computed or node.input[:1]):
+                return False
+        elif node.op_type not in WEIGHTED:
+            return False
+        return all(self._fits(node, slot) for slot in range(len(node.input)))
 
     def _comes_half(self, name: str) -> bool:
         if name not in self._typed.floats:
@@ -158,7 +156,7 @@ class _Choice:
             return True
         if node.op_type == "Clip":  # a bound beyond the range of fp16 binds at its end
             values = np.clip(values, -LARGEST, LARGEST)
-        return fits(values, _channels(node, slot, values.ndim))
+        return fits(values, _channels(node, slot, values.ndim), divisor=node.op_type == "Div")
 
     def _dequantized_fits(self, name: str) -> bool:
         node = self._typed.dequantized[name]
@@ -167,26 +165,31 @@ class _Choice:
 
     def _scale_fits(self, node: Any) -> bool:
         scale = self._typed.constants.get(node.input[1])
-        # Each channel has one scale, and the largest integer times it has to fit as well.
-        return scale is not None and fits(scale, axes=()) and float(scale.max(initial=0)) * 128 <= LARGEST
+        if scale is None:
+            return False
+        if scale.size == 0 or not (scale > 0).all():
+            raise ArtefactError(f"the scale '{node.input[1]}' is not above 0 everywhere; make the model again")
+        # Each value is a channel of its own, and the largest integer times it has to fit as well.
+        return fits(scale, ()) and float(scale.max()) * 128 <= LARGEST
 
 
-def fits(values: npt.NDArray[Any], axes: tuple[int, ...] | None = None) -> bool:
+def fits(values: npt.NDArray[Any], axes: tuple[int, ...] | None = None, *, divisor: bool = False) -> bool:
     """Tell whether fp16 holds a constant: no value overflows, and no channel drowns among its smallest numbers.
+
+    Channels that are dead may become zero: ImageNet's EfficientNet has 104 with weights below 3e-6 beside ones of 0.1.
 
     Args:
         axes: those along which a channel extends; all of them where None.
+        divisor: something is divided by the values, so that none is dead.
     """
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return True
-    if float(np.abs(finite).max()) > LARGEST:
+    finite = np.where(np.isfinite(values), values, 0)  # infinities are the same in fp16
+    size = np.abs(finite).max(axis=axes, initial=0)
+    largest = size.max(initial=0)
+    if largest > LARGEST:
         return False
-    lost = np.abs(
-        values.astype(np.float16).astype(np.float32) - values, where=np.isfinite(values), out=np.zeros_like(values)
-    )
-    size = np.abs(np.where(np.isfinite(values), values, 0))
-    return bool((lost.max(axis=axes) <= LOSS * size.max(axis=axes)).all())
+    lost = np.abs(finite.astype(np.float16).astype(np.float32) - finite).max(axis=axes, initial=0)
+    dead = size <= (0 if divisor else DEAD * largest)
+    return bool(((lost <= LOSS * size) | dead).all())
 
 
 def _channels(node: Any, slot: int, rank: int) -> tuple[int, ...] | None:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgead.errors import require
 from edgead.onnx_graph import MODULE, module_of
@@ -32,6 +33,7 @@ class _Rewriting:
     def __init__(self, typed: Typed, half: Collection[int]) -> None:
         self._typed = typed
         self._half = half
+        self._scales = {node.input[1] for node in typed.nodes if node.op_type in (QUANTIZE, DEQUANTIZE)}
         self._onnx = require("onnx", extra="export")
         self._outputs = {value.name for value in typed.model.graph.output}
         self._nodes: list[Any] = []
@@ -145,11 +147,14 @@ class _Rewriting:
         tensors = [tensor for tensor in graph.initializer if tensor.name in given]
         for form, name in self._halves.items():
             if name in self._typed.constants:
-                finite = np.finfo(np.float16)
-                values = self._typed.constants[name]
-                values = np.where(np.isinf(values), values, np.clip(values, finite.min, finite.max))
-                tensors.append(self._onnx.numpy_helper.from_array(values.astype(np.float16), plain.get(form, form)))
+                tensors.append(self._onnx.numpy_helper.from_array(self._halved(name), plain.get(form, form)))
         del graph.node[:], graph.initializer[:]
         graph.node.extend(self._nodes)
         graph.initializer.extend(tensors)
         return self._typed.model
+
+    def _halved(self, name: str) -> npt.NDArray[np.float16]:
+        """Round a constant; a bound beyond the range of fp16 becomes its end, and a scale never becomes zero."""
+        values, info = self._typed.constants[name], np.finfo(np.float16)
+        bounded = np.where(np.isinf(values), values, np.clip(values, info.min, info.max)).astype(np.float16)
+        return np.maximum(bounded, info.smallest_subnormal) if name in self._scales else bounded
