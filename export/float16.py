@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgead.errors import ArtefactError, ConfigError, nearest
 from edgead.onnx_graph import NETWORKS, has_modules, network_of
 from export.retype import retype
-from export.typed import DEQUANTIZE, QUANTIZE, Typed, finish, prepare
+from export.typed import QUANTIZE, Typed, finish, prepare
 
 if TYPE_CHECKING:
     import onnx
