@@ -139,11 +139,12 @@ def _target(bundle: Bundle, artefact: str) -> str:
 
 def _open_engine(bundle: Bundle, artefact: str, path: Path) -> Runner:
     from edgead.engine_passport import Passport
-    from edgead.runtime.tensorrt_runner import TensorRTRunner
 
     rebuild = f"edgead build {bundle.path}"
     try:
         passport = Passport.model_validate(bundle.artefacts[artefact].passport)
     except ValidationError as error:
         raise ArtefactError(f"{path}: its passport is damaged ({reason(error)}); build it again: {rebuild}") from error
+    from edgead.runtime.tensorrt_runner import TensorRTRunner
+
     return TensorRTRunner(path, passport=passport)
