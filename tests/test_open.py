@@ -220,7 +220,7 @@ def test_a_certificate_counts_for_its_backend_alone(tmp_path: Path) -> None:
 
 
 def station(tmp_path: Path, bundle: Bundle, **values: Any) -> StationConfig:
-    cameras = (CameraConfig(name="cam", uri=f"sim://magnetic_core?parts=2&size=32&view=front"),)
+    cameras = (CameraConfig(name="cam", uri="sim://magnetic_core?parts=2&size=32&view=front"),)
     return StationConfig(bundle=bundle.path, cameras=cameras, output=tmp_path / "out", threads=1, **values)
 
 
