@@ -24,6 +24,16 @@ Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
+class Attempt(BaseModel):
+    """A rung of the ladder that the library could not build: from which file, and its reason."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rung: str
+    made_from: str
+    reason: str
+
+
 class Passport(BaseModel):
     """What an engine is for.
 
@@ -33,7 +43,7 @@ class Passport(BaseModel):
         precision: that it really has, which may be less than was asked for.
         rung: step of the ladder that built it: ``"int8"``, ``"int8-fewer"`` (fewer quantised nodes), ``"fp16"``,
             ``"fp32"``.
-        tried: rungs above, which the library could not build, with its reasons.
+        tried: rungs above it that the library could not build.
         source: name of the artefact that it was made from.
         onnx: file of that artefact within the bundle.
         made_from: sha256 of that file.
@@ -54,7 +64,7 @@ class Passport(BaseModel):
     version: str
     precision: Precision
     rung: str
-    tried: dict[str, str] = {}
+    tried: tuple[Attempt, ...] = ()
     source: str
     onnx: str
     made_from: str
@@ -110,8 +120,9 @@ class Passport(BaseModel):
 
     def covers(self, wanted: Passport) -> bool:
         """Tell whether an engine with this passport is what ``wanted`` asks for, the rungs above it tried as well."""
-        same = self.model_copy(update={"tried": {}}) == wanted.model_copy(update={"tried": {}})
-        return same and wanted.tried.keys() <= self.tried.keys()
+        same = self.model_copy(update={"tried": ()}) == wanted.model_copy(update={"tried": ()})
+        known = {(each.rung, each.made_from) for each in self.tried}
+        return same and known >= {(each.rung, each.made_from) for each in wanted.tried}
 
 
 def this_platform() -> str:
