@@ -113,6 +113,23 @@ def curves(
     return _figure(title, parts, legend)
 
 
+def agreement(good: Points, bad: Points, limits: Sequence[float], *, title: str, x_label: str, y_label: str) -> Markup:
+    """Draw one score over another: on the diagonal both agree, across a limit the verdict flips."""
+    values = [value for point in (*good, *bad) for value in point]
+    span = _span([*values, *limits])
+    plot = _Plot(span, span)
+    parts = list(plot.axes(x_label, y_label))
+    parts.append(_line(plot.px(span[0]), plot.py(span[0]), plot.px(span[1]), plot.py(span[1]), class_="chance"))
+    for limit in dict.fromkeys(limits):
+        parts.append(_line(plot.px(limit), plot.py(span[0]), plot.px(limit), plot.py(span[1]), class_="limit"))
+        parts.append(_line(plot.px(span[0]), plot.py(limit), plot.px(span[1]), plot.py(limit), class_="limit"))
+    for points, colour in ((good, _COLOURS[0]), (bad, _COLOURS[1])):
+        for x, y in points:
+            parts.append(tag("circle", cx=plot.px(x), cy=plot.py(y), r=3.2, style=f"fill:{colour};fill-opacity:.65"))
+    legend = [(f"Good ({len(good)})", _COLOURS[0], None), (f"defective ({len(bad)})", _COLOURS[1], None)]
+    return _figure(title, parts, legend)
+
+
 def gauge(score: float, threshold: Threshold, span: tuple[float, float]) -> Markup:
     """Draw where a score lies between the limits of a threshold, on the scale that all scores share."""
     low, high = span

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,15 +11,15 @@ import numpy as np
 from benchmarks.report.charts import gauge
 from benchmarks.report.findings import Findings, Unit
 from benchmarks.report.markup import Markup, count, join, missing, section, tag
+from benchmarks.report.picture import colour_bar, data_uri
 from edgead.evaluate import Scored, score_samples
-from edgead.images import Image, outline, overlay, read_image, read_mask, resize, resize_mask
+from edgead.images import outline, overlay, read_image, read_mask, resize, resize_mask
 from edgead.runtime.runner import Runner
 from edgead.thresholds import Threshold, Verdict
 
 MAX_TYPES = 12
 
 _SIDE = 400  # pixels of a picture's longer side: sharp where it is shown at half of that
-_QUALITY = 84
 _GREEN, _WHITE = (0, 255, 90), (255, 255, 255)
 
 
@@ -87,7 +86,7 @@ def gallery(found: Findings, runner: Runner) -> Markup:
         "Each: the image as the camera gave it; the labelled defect outlined in green; the anomaly map over the image, "
         "with what lies above the NG limit outlined in white. All maps share one colour scale."
     )
-    return section("What it sees", ask, _colour_bar(low, high), tag("div", *shown, class_="groups"), note=note)
+    return section("What it sees", ask, colour_bar(low, high), tag("div", *shown, class_="groups"), note=note)
 
 
 def colour_scale(found: Findings) -> tuple[float, float]:
@@ -164,33 +163,16 @@ def _pictures(scored: Scored, low: float, high: float, limit: float | None) -> I
     scale = _SIDE / max(height, width)
     size = max(1, round(height * scale)), max(1, round(width * scale))
     small = resize(image, size)
-    yield f"image of {sample.part}", _data(small)
+    yield f"image of {sample.part}", data_uri(small)
     labelled = small
     if not sample.is_good and sample.mask is not None:
         labelled = outline(small, resize_mask(read_mask(sample.mask, expected_hw=(height, width)), size), _GREEN)
-    yield f"labelled defect of {sample.part}", _data(labelled)
+    yield f"labelled defect of {sample.part}", data_uri(labelled)
     drawn = overlay(small, scored.anomaly_map, low=low, high=high)
     if limit is not None:
         values = np.asarray(cv2.resize(scored.anomaly_map, size[::-1], interpolation=cv2.INTER_LINEAR))
         drawn = outline(drawn, values > limit, _WHITE)
-    yield f"anomaly map of {sample.part}", _data(drawn)
-
-
-def _data(image: Image) -> str:
-    """Put a picture into the page itself, so that the report is one file that can be mailed."""
-    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    # Full colour resolution: half of it would blur the thin outlines away.
-    how = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    coded = cv2.imencode(".jpg", pixels, how)[1].tobytes()
-    return f"data:image/jpeg;base64,{base64.b64encode(coded).decode('ascii')}"
-
-
-def _colour_bar(low: float, high: float) -> Markup:
-    """Draw the colours of the maps with the function that draws the maps."""
-    ramp = np.linspace(low, high, 256, dtype=np.float32)[None].repeat(12, axis=0)
-    grey = np.full((12, 256, 3), 190, np.uint8)
-    bar = tag("img", src=_data(overlay(grey, ramp, low=low, high=high)), alt="colour scale", width=220, height=12)
-    return tag("p", f"map {low:.3g}", bar, f"{high:.3g} and above", class_="scale")
+    yield f"anomaly map of {sample.part}", data_uri(drawn)
 
 
 def _is_number(value: str) -> bool:

@@ -1,4 +1,4 @@
-"""Verbs that hold artefacts against each other: parity and bench."""
+"""The verb bench: artefacts side by side, or a station against its engine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from edgead.cli.answer import Answer, table
 from edgead.cli.dataset import add_dataset_flags, of_bundle, pictures
-from edgead.cli.measuring import add_artefact, add_backend
-from edgead.errors import ConfigError, require
+from edgead.cli.measuring import add_backend
+from edgead.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgead.bundle import Bundle
@@ -21,18 +21,7 @@ _LARGEST = 1024  # batch, or threads: more is a slip of the hand
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add parity and bench."""
-    parser = verbs.add(
-        "parity",
-        parity,
-        summary="prove that an artefact gives the maps, scores and verdicts of its checkpoint",
-        example="edgead parity runs/my_part --artefact fp32",
-        more="The certificate is kept in the bundle; code 1 when a gate is missed.",
-    )
-    add_artefact(parser)
-    parser.add_argument("--n", type=int, default=32, metavar="N", help="test images to compare on (%(default)s)")
-    add_dataset_flags(parser)
-
+    """Add bench."""
     parser = verbs.add(
         "bench",
         bench,
@@ -57,30 +46,6 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
     parser.add_argument("--n", type=int, metavar="N", help="calls to time (as many as fit in 10 s)")
     add_dataset_flags(parser)
-
-
-def parity(wanted: argparse.Namespace) -> Answer:
-    """Certify an artefact against its checkpoint."""
-    require("torch", extra="train")
-    from benchmarks.parity import certify
-    from edgead.bundle import Bundle
-
-    bundle = Bundle.open(wanted.bundle)
-    bundle.file(wanted.artefact)
-    _, dataset = of_bundle(bundle, wanted)
-    images = pictures(dataset.test or dataset.validation, bundle.info.size_hw, wanted.n)
-    found = certify(bundle, wanted.artefact, images, threads=wanted.threads)
-    document = {"bundle": str(bundle.path), "artefact": wanted.artefact, "parity": found.to_dict()}
-    title = f"Parity of {found.candidate} with {found.reference} on {found.images} images"
-    gates = [(gate.name, f"{gate.value:.3g}", f"{gate.limit:g}", gate.passed) for gate in found.gates]
-    lines = [] if found.flips is not None else [f"no verdicts compared: run edgead threshold {bundle.path} first"]
-    failed = next((gate for gate in found.gates if not gate.passed), None)
-    missed = (
-        None
-        if failed is None
-        else f"{wanted.artefact}: {failed.name} is {failed.value:.3g}, the limit is {failed.limit:g}"
-    )
-    return Answer(document, [table(title, ("gate", ">value", ">limit", "passed"), gates), *lines], missed)
 
 
 def bench(wanted: argparse.Namespace) -> Answer:
