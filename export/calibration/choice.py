@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -22,7 +22,7 @@ from edgead.progress import task
 
 FEWEST_IMAGES = 2
 POOL = 1000  # images looked at; reading more of a large data set buys nothing
-METHOD = "views and lights evenly; in each, half by farthest appearance, half at random"
+METHOD = "views and lights evenly; in each, half at random, half by what looks least like those"
 
 _SIDE = 16  # of the small image that stands for the look
 _GLOBAL_WEIGHT = 2.0  # of brightness, contrast and sharpness against the small image
@@ -41,7 +41,7 @@ class Chosen:
         seed: of the choice.
         method: how they were chosen, in words.
         considered: number of images whose looks were compared.
-        radius: largest distance of an image considered from the nearest chosen one of its view and light, 0 to about 1.
+        radius: largest distance of an image considered from the nearest chosen one, 0 to about 1.
     """
 
     samples: tuple[Sample, ...]
@@ -75,23 +75,20 @@ def choose(
 
     Raises:
         ConfigError: a count too small to cover every view and light.
-        DataError: a defective or held out sample, fewer than 2 samples given or asked for, or an image that cannot be read.
+        DataError: a defective or held out sample, fewer than 2 given or asked for, or an image that cannot be read.
     """
     _refuse_illegal(samples, held_out)
     refuse_too_few(min(len(samples), count), " to choose from" if len(samples) <= count else " asked for")
     strata = _strata(samples)
     quota = _quotas({key: len(members) for key, members in strata.items()}, count)
-    pool = _pool(strata, quota, random.Random(seed))
-    chosen: list[Sample] = []
-    radius = 0.0
-    with task("Choosing images", sum(map(len, pool.values()))) as advance:
-        for key, members in pool.items():
-            looks = np.stack([appearance(read_image(sample.image), size_hw) for sample in _ticking(members, advance)])
-            picked = spread_out(looks, quota[key], random.Random(f"{seed} {key}"))
-            chosen += [members[index] for index in picked]
-            radius = max(radius, covering_radius(looks, picked))
-    ordered = tuple(sorted(chosen, key=lambda sample: sample.image.as_posix()))
-    return Chosen(ordered, count, seed, METHOD, sum(map(len, pool.values())), radius)
+    source = random.Random(seed)
+    pool = _pool(strata, quota, source)
+    rows = [sample for members in pool.values() for sample in members]
+    groups = [group for group, members in enumerate(pool.values()) for _ in members]
+    looks = _looks(rows, size_hw)
+    picked = spread_out(looks, groups, [quota[key] for key in pool], source)
+    ordered = tuple(sorted((rows[row] for row in picked), key=lambda sample: sample.image.as_posix()))
+    return Chosen(ordered, count, seed, METHOD, len(rows), float(_nearest(looks, picked).max()))
 
 
 def batches(samples: Sequence[Sample], size_hw: tuple[int, int]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -131,29 +128,43 @@ def appearance(image: Image, size_hw: tuple[int, int]) -> npt.NDArray[np.float32
     return np.concatenate([small.ravel() / np.sqrt(np.float32(small.size)), overall])
 
 
-def spread_out(looks: Looks, count: int, source: random.Random) -> list[int]:
-    """Pick rows: the most typical one and those farthest from all picked so far, then as many again at random.
+def spread_out(looks: Looks, groups: Sequence[int], quota: Sequence[int], source: random.Random) -> list[int]:
+    """Pick rows, ``quota`` of each group: half of them at random, the others always farthest from all picked so far.
 
-    Farthest-first picking covers within twice the best possible radius (Gonzalez, "Clustering to minimize the maximum
-    intercluster distance", 1985), but takes rare looks only; the random half keeps the common ones in proportion.
+    The random half keeps common looks in proportion. Farthest-first picking then fills the gaps that it left (Gonzalez,
+    "Clustering to minimize the maximum intercluster distance", 1985); alone it would take rare looks only. Distances
+    count across groups, so that the views of one part do not all fill the same gap.
+
+    Args:
+        looks: ``(N, features)``.
+        groups: number of each row's group, ``(N,)``.
+        quota: by group; at most its size.
     """
-    if count >= len(looks):
-        return list(range(len(looks)))
-    picked = [int(np.argmin(np.linalg.norm(looks - looks.mean(axis=0), axis=1)))]
-    nearest = np.linalg.norm(looks - looks[picked[0]], axis=1)
-    while len(picked) < (count + 1) // 2 and nearest.max() > 0:
-        picked.append(int(np.argmax(nearest)))
-        nearest = np.minimum(nearest, np.linalg.norm(looks - looks[picked[-1]], axis=1))
-    others = sorted(set(range(len(looks))) - set(picked))
-    return picked + source.sample(others, count - len(picked))
+    left = np.asarray(quota)
+    group_of = np.asarray(groups)
+    picked: list[int] = []
+    for group, wanted in enumerate(quota):
+        picked += source.sample(np.flatnonzero(group_of == group).tolist(), wanted // 2)
+    left = left - np.bincount(group_of[picked], minlength=len(left))
+    nearest = _nearest(looks, picked)
+    if not picked:  # the most typical row comes first
+        nearest = -np.linalg.norm(looks - looks.mean(axis=0), axis=1)
+    while left.any():
+        nearest[picked] = -np.inf  # so that one of several equal rows is not picked twice
+        row = int(np.argmax(np.where(left[group_of] > 0, nearest, -np.inf)))
+        distance = np.linalg.norm(looks - looks[row], axis=1)
+        nearest = np.minimum(nearest, distance) if picked else distance
+        picked.append(row)
+        left[group_of[row]] -= 1
+    return picked
 
 
-def covering_radius(looks: Looks, picked: Sequence[int]) -> float:
-    """Return the largest distance of a row from the nearest picked one."""
+def _nearest(looks: Looks, picked: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Return the distance of each row from the nearest picked one."""
     nearest = np.full(len(looks), np.inf)
-    for index in picked:
-        nearest = np.minimum(nearest, np.linalg.norm(looks - looks[index], axis=1))
-    return float(nearest.max())
+    for row in picked:
+        nearest = np.minimum(nearest, np.linalg.norm(looks - looks[row], axis=1))
+    return nearest
 
 
 def _refuse_illegal(samples: Sequence[Sample], held_out: Collection[Sample]) -> None:
@@ -207,7 +218,10 @@ def _pool(
     return pool
 
 
-def _ticking(samples: Sequence[Sample], advance: Callable[..., None]) -> Iterator[Sample]:
-    for sample in samples:
-        yield sample
-        advance(1)
+def _looks(samples: Sequence[Sample], size_hw: tuple[int, int]) -> Looks:
+    rows = []
+    with task("Choosing images", len(samples)) as advance:
+        for sample in samples:
+            rows.append(appearance(read_image(sample.image), size_hw))
+            advance(1)
+    return np.stack(rows)

@@ -207,7 +207,8 @@ def _below(home: Path, image: Path) -> str:
     name = _relative(home, image)
     if name.startswith("../") or os.path.isabs(name):
         raise DataError(
-            f"{image}: lies outside the data set's root {home}; a list names images below it: move them there, or the manifest to a folder above them"
+            f"{image}: lies outside the data set's root {home}, and a list names images below it: move them there, or "
+            "the manifest to a folder above them"
         )
     if name != name.strip() or not name.isprintable():
         raise DataError(f"{image}: a list cannot hold this name; rename it, without line breaks and blanks at its ends")

@@ -123,7 +123,7 @@ def _divergence(histogram: npt.NDArray[np.float64], bins: int) -> float:
     clipped[-1] += histogram[bins:].sum()
     filled = clipped > 0
     levels = min(_TARGET, bins)
-    begins = np.arange(levels) * bins // levels
+    begins = -(-np.arange(levels) * bins // levels)  # bin b is in level b * levels // bins
     shares = np.add.reduceat(kept, begins) / np.maximum(np.add.reduceat(filled.astype(np.float64), begins), 1.0)
     level = np.repeat(np.arange(levels), np.diff([*begins, bins]))
     quantised = shares[level[filled]]
