@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgead
@@ -29,7 +30,8 @@ from benchmarks.reference import Reference
 from benchmarks.speed import machine
 from edgead.bundle import NETWORKS, Bundle
 from edgead.datasets.sample import Sample
-from edgead.errors import ArtefactError
+from edgead.errors import ArtefactError, MissingError
+from edgead.runtime.nvidia_driver import gpu
 from edgead.runtime.open import backend_of, open_runner
 from edgead.runtime.runner import Runner, usable_cores
 from edgead.runtime.torch_runner import TorchRunner
@@ -73,17 +75,25 @@ def precision_of(bundle: Bundle, artefact: str, backend: str) -> str:
     return "bf16" if backend.endswith("-bf16") and precision == "fp32" else precision
 
 
-def pairs(bundle: Bundle) -> list[tuple[str, str]]:
-    """Return every artefact with every backend that is installed for it, but for the checkpoint and its networks."""
-    found = []
+def pairs(bundle: Bundle) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Return every artefact with every backend that runs it here, but for the checkpoint and its networks.
+
+    Returns:
+        Artefacts with backends, and engines that cannot run here with the reason.
+    """
+    found, left_out = [], {}
     for name, record in bundle.artefacts.items():
         if record.kind == "engine":
-            found.append((name, backend_of(bundle, name)))
+            try:
+                gpu()
+                found.append((name, backend_of(bundle, name)))
+            except MissingError as error:
+                left_out[name] = str(error)
         elif record.kind == "onnx" and name not in NETWORKS:
             # Q/DQ with fp16 scales is made for TensorRT; ONNX Runtime runs it only to prove it.
             backends = ("onnxruntime",) if name == "int8-fp16" else ("onnxruntime", "openvino")
             found += [(name, each) for each in backends if importlib.util.find_spec(each)]
-    return found
+    return found, left_out
 
 
 def certify(
@@ -183,7 +193,7 @@ def _certificate(
         sha256=bundle.artefacts[artefact].sha256,
         checkpoint_sha256=bundle.artefacts["checkpoint"].sha256,
         threads=threads or usable_cores(),
-        machine=machine(),
+        machine=_machine(bundle, artefact),
         dataset=DatasetRecord(
             kind=images.kind,
             category=images.category,
@@ -228,6 +238,20 @@ def _certificate(
             candidate=tuple(_float32(score) for score in found.candidate_scores),
         ),
     )
+
+
+def _machine(bundle: Bundle, artefact: str) -> dict[str, Any]:
+    """Describe this machine; for an engine with its GPU, driver, JetPack and the library that it belongs to."""
+    here = machine()
+    passport = bundle.artefacts[artefact].passport
+    if passport is None:
+        return here
+    from edgead.doctor import jetpack_of
+
+    device = gpu()
+    here["libraries"][str(passport["target"])] = str(passport["version"])
+    jetpack = jetpack_of(Path("/etc/nv_tegra_release"))
+    return {**here, "gpu": f"{device.name} ({device.capability})", "cuda_driver": device.driver, "jetpack": jetpack}
 
 
 def _float32(value: float) -> float:

@@ -11,6 +11,7 @@ from benchmarks.parity.statistics import binomial_upper, bound_sentence
 from edgead.errors import DataError
 
 _NUMBERS = ("map_abs", "score_relative", "rank_correlation", "flips")
+_MACHINE = ("cpu", "cores", "system", "gpu", "cuda_driver", "jetpack")
 Pair = tuple[Any, Any]
 
 
@@ -117,7 +118,7 @@ def _identity(certificate: Certificate) -> dict[str, str]:
         "checkpoint": certificate.checkpoint_sha256[:12],
         "threads": str(certificate.threads),
         "threshold": "none" if at is None else f"{at.unsure:.6g} and {at.ng:.6g}, of {at.artefact}",
-        **{key: str(value) for key, value in certificate.machine.items() if key in ("cpu", "cores", "system")},
+        **{key: str(value) for key, value in certificate.machine.items() if key in _MACHINE},
     }
 
 

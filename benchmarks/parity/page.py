@@ -54,7 +54,8 @@ def page(certified: Certified) -> str:
 
 
 def _headline(found: Certificate) -> Markup:
-    over = f"edgead parity · {found.artefact} ({found.precision}) on {found.candidate} · against {found.reference}"
+    precision = "" if found.precision == found.artefact else f" ({found.precision})"
+    over = f"edgead parity · {found.artefact}{precision} on {found.candidate} · against {found.reference}"
     missed = found.missed
     if missed is None:
         said = "It passes every gate: it may be deployed in place of the network that was trained."
@@ -130,18 +131,9 @@ def _chart(scores: Scores, limits: list[float], found: Certificate) -> Markup:
     points = list(zip(scores.reference, scores.candidate, strict=True))
     good = [point for point, defect in zip(points, scores.defect, strict=True) if defect == "good"]
     bad = [point for point, defect in zip(points, scores.defect, strict=True) if defect != "good"]
-    return tag(
-        "div",
-        agreement(
-            good,
-            bad,
-            limits,
-            title="Score of every image",
-            x_label=f"score by {found.reference}",
-            y_label=f"score by {found.candidate}",
-        ),
-        class_="two",
-    )
+    names = found.reference, found.candidate
+    drawn = (agreement(good, bad, limits, names=names, apart=apart) for apart in (False, True))
+    return tag("div", *drawn, class_="two")
 
 
 def _accuracy(found: Certificate) -> Markup:

@@ -113,21 +113,34 @@ def curves(
     return _figure(title, parts, legend)
 
 
-def agreement(good: Points, bad: Points, limits: Sequence[float], *, title: str, x_label: str, y_label: str) -> Markup:
-    """Draw one score over another: on the diagonal both agree, across a limit the verdict flips."""
-    values = [value for point in (*good, *bad) for value in point]
-    span = _span([*values, *limits])
-    plot = _Plot(span, span)
-    parts = list(plot.axes(x_label, y_label))
-    parts.append(_line(plot.px(span[0]), plot.py(span[0]), plot.px(span[1]), plot.py(span[1]), class_="chance"))
+def agreement(
+    good: Points, bad: Points, limits: Sequence[float], *, names: tuple[str, str], apart: bool = False
+) -> Markup:
+    """Draw the score of one runner over that of another: across a limit the verdict flips.
+
+    Args:
+        limits: of the verdicts.
+        names: of the runners.
+        apart: draw the difference upward instead, which shows what the diagonal hides.
+    """
+    if apart:
+        good, bad = ([(x, y - x) for x, y in points] for points in (good, bad))
+    x_span = _span([*(x for x, _ in (*good, *bad)), *limits])
+    y_span = _span([0.0, *(y for _, y in (*good, *bad))]) if apart else x_span
+    plot = _Plot(x_span, y_span)
+    parts = list(plot.axes(f"score by {names[0]}", "difference" if apart else f"score by {names[1]}"))
+    ends = (0.0, 0.0) if apart else x_span
+    parts.append(_line(plot.px(x_span[0]), plot.py(ends[0]), plot.px(x_span[1]), plot.py(ends[1]), class_="chance"))
     for limit in dict.fromkeys(limits):
-        parts.append(_line(plot.px(limit), plot.py(span[0]), plot.px(limit), plot.py(span[1]), class_="limit"))
-        parts.append(_line(plot.px(span[0]), plot.py(limit), plot.px(span[1]), plot.py(limit), class_="limit"))
+        parts.append(_line(plot.px(limit), plot.py(y_span[0]), plot.px(limit), plot.py(y_span[1]), class_="limit"))
+        if not apart:
+            parts.append(_line(plot.px(x_span[0]), plot.py(limit), plot.px(x_span[1]), plot.py(limit), class_="limit"))
     for points, colour in ((good, _COLOURS[0]), (bad, _COLOURS[1])):
         for x, y in points:
             parts.append(tag("circle", cx=plot.px(x), cy=plot.py(y), r=3.2, style=f"fill:{colour};fill-opacity:.65"))
     legend = [(f"Good ({len(good)})", _COLOURS[0], None), (f"defective ({len(bad)})", _COLOURS[1], None)]
-    return _figure(title, parts, legend)
+    title = f"{names[1]} less {names[0]}" if apart else f"{names[1]} over {names[0]}"
+    return _figure(f"Score of every image: {title}", parts, legend)
 
 
 def gauge(score: float, threshold: Threshold, span: tuple[float, float]) -> Markup:

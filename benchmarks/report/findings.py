@@ -15,6 +15,7 @@ from edgead.bundle import Artefact, Bundle
 from edgead.datasets.sample import GOOD, Sample
 from edgead.errors import DataError
 from edgead.evaluate import Accuracy
+from edgead.runtime.open import backend_of
 from edgead.thresholds import Threshold, Verdict
 
 
@@ -68,6 +69,11 @@ class Findings:
     def record(self) -> Artefact:
         """The bundle's record of the artefact."""
         return self.bundle.artefacts[self.artefact]
+
+    @property
+    def parity(self) -> dict[str, Any] | None:
+        """Certificate of the artefact on the backend of this report; None where there is none."""
+        return self.record.parity.get(backend_of(self.bundle, self.artefact))
 
     @property
     def unit(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.parity import binomial_upper
+from benchmarks.parity.statistics import binomial_upper
 from benchmarks.report.findings import Findings
 from benchmarks.report.markup import Markup, count, number, percent, tag
 from edgead.thresholds import Verdict
@@ -35,7 +35,7 @@ def sentence(found: Findings) -> str:
             f"it finds {bad[Verdict.NG]:,} of {count(sum(bad.values()), f'defective {unit}')} "
             f"and rejects {good[Verdict.NG]:,} of {count(sum(good.values()), f'Good {unit}')}"
         )
-    rows, parity = found.speed_rows(), found.record.parity.get("onnxruntime")
+    rows, parity = found.speed_rows(), found.parity
     more = [f"It inspects {rows[0]['fps']:.3g} images a second on {_share_of_machine(found)}."] if rows else []
     if parity is not None:
         more.append(f"It {'agrees' if parity['passed'] else 'does not agree'} with the network that was trained.")
@@ -113,9 +113,11 @@ def _speed(found: Findings) -> Markup:
 
 
 def _parity(found: Findings) -> Markup:
-    parity = found.record.parity.get("onnxruntime")
+    parity = found.parity
     if parity is None:
         return _tile("Parity with training", "not measured", tag("code", f"edgead parity {found.path}"), "none")
+    if "gates" not in parity:
+        return _tile("Parity with training", "failed", str(parity.get("error", "")), "ng")
     passed = bool(parity["passed"])
     flips = "" if parity["flips"] is None else f"{parity['flips']} verdicts changed, "
     more = f"{flips}maps within {parity['map_abs']:.1e} on {parity['images']} images"

@@ -101,25 +101,40 @@ def speed_section(found: Findings) -> Markup:
 
 
 def parity_section(found: Findings) -> Markup:
-    """Show how far the artefact is from the checkpoint, gate by gate."""
-    parity: Any = found.record.parity.get("onnxruntime")
-    if parity is None:
+    """Show how far the artefact is from the checkpoint, gate by gate, on every backend that it was certified on."""
+    certificates: dict[str, Any] = dict(found.record.parity)
+    if not certificates:
         return section("Parity", missing("Parity has not been measured", "parity", found.path))
+    parts = [piece for backend, parity in certificates.items() for piece in _certificate(found, backend, parity)]
+    return section("Parity", *parts)
+
+
+def _certificate(found: Findings, backend: str, parity: dict[str, Any]) -> Iterable[Markup]:
+    if "gates" not in parity:  # it could not be measured: the model cannot run there
+        yield tag("p", f"On {backend}: {parity.get('error', 'not measured')}.", class_="missing")
+        return
     rows = []
     for gate in parity["gates"]:
-        passed = tag(
-            "span", "passed" if gate["passed"] else "failed", class_=f"verdict {'ok' if gate['passed'] else 'ng'}"
-        )
+        said = gate.get("status", "passed" if gate["passed"] else "failed")
+        kind = "ok" if gate["passed"] else "unsure" if gate["value"] is None else "ng"
         sign = "≥" if gate["name"] == "rank_correlation" else "=" if gate["name"] == "flips" else "<"
-        rows.append((tag("code", gate["name"]), f"{gate['value']:.3g}", f"{sign} {gate['limit']:g}", passed))
-    note = f"{parity['candidate']} against {parity['reference']} on {count(parity['images'], 'image')}."
+        sign = "≤" if sign == "=" and gate["limit"] > 0 else sign
+        value = NOTHING if gate["value"] is None else f"{gate['value']:.3g}"
+        mark = tag("span", said, class_=f"verdict {kind}")
+        rows.append((tag("code", gate["name"]), value, f"{sign} {gate['limit']:g}", mark))
+    against = f"{parity['candidate']} against {parity['reference']} on {count(parity['images'], 'image')}."
     flips = "Verdicts were not compared, having no threshold."
     if parity["flips"] is not None:
         at_most = parity["flips_at_most"]
         flips = (
             f"{count(parity['flips'], 'verdict')} changed; at 95 % confidence fewer than {percent(at_most)} ever would."
         )
-    return section("Parity", table(("Gate", "Measured", "Limit", ""), rows), tag("p", flips, class_="note"), note=note)
+    yield tag("p", against, class_="note")
+    yield table(("Gate", "Measured", "Limit", ""), rows)
+    yield tag("p", flips, class_="note")
+    page = found.path / "parity" / f"{found.artefact}-{backend}.html"
+    if page.is_file():
+        yield tag("p", "Pictures and figures: ", tag("code", str(page)), class_="note")
 
 
 def provenance_section(found: Findings) -> Markup:

@@ -75,8 +75,10 @@ def parity(wanted: argparse.Namespace) -> Answer:
     from edgead.bundle import Bundle
 
     bundle = Bundle.open(wanted.bundle)
+    left_out: dict[str, str] = {}
     if wanted.all:
-        chosen = [pair for pair in pairs(bundle) if wanted.backend in (None, pair[1])]
+        every, left_out = pairs(bundle)
+        chosen = [pair for pair in every if wanted.backend in (None, pair[1])]
         if not chosen:
             raise ConfigError(f"{bundle.path}: no artefact here runs on what is installed; make one: edgead export")
     else:
@@ -93,7 +95,7 @@ def parity(wanted: argparse.Namespace) -> Answer:
         from benchmarks.parity.junit import write_junit
 
         write_junit(wanted.junit, found)
-    return _answer(bundle, found, every=wanted.all)
+    return _answer(bundle, found, left_out, every=wanted.all)
 
 
 def _images(bundle: Bundle, wanted: argparse.Namespace) -> Images:
@@ -119,7 +121,7 @@ def _changed_limits(wanted: argparse.Namespace) -> dict[str, Any]:
     return changed
 
 
-def _answer(bundle: Bundle, found: list[Certificate], *, every: bool) -> Answer:
+def _answer(bundle: Bundle, found: list[Certificate], left_out: dict[str, str], *, every: bool) -> Answer:
     from benchmarks.parity import certificate_path
 
     files = [str(certificate_path(bundle, each.artefact, each.backend)) for each in found]
@@ -130,11 +132,13 @@ def _answer(bundle: Bundle, found: list[Certificate], *, every: bool) -> Answer:
             {"artefact": each.artefact, "backend": each.backend, "file": file, "parity": summary}
             for each, file, summary in zip(found, files, summaries, strict=True)
         ]
+        document["left_out"] = left_out
     else:
         document |= {"artefact": first.artefact, "backend": first.backend, "file": files[0], "parity": summaries[0]}
     body: list[Table | str] = []
     for certificate, file in zip(found, files, strict=True):
         body += [*_told(certificate), f"certificate: {file}, page: {Path(file).with_suffix('.html')}"]
+    body += [f"not certified here: {name}: {reason}" for name, reason in left_out.items()]
     missed = next((each for each in found if not each.passed), None)
     gate = None if missed is None else missed.missed
     return Answer(document, body, f"{missed.artefact}: {gate.sentence}" if missed and gate else None)
