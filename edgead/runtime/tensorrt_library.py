@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +89,7 @@ class Library:
         Raises:
             MissingError: the library does not get on with the driver.
         """
-        return self._made("Builder", log)
+        return self._made(self.trt.Builder, log)
 
     def network(self, builder: Any) -> Any:
         """Return an empty network whose precision is that of its ONNX file, wherever the library has that."""
@@ -151,7 +151,7 @@ class Library:
         name, data = ("the engine", engine) if isinstance(engine, bytes) else (str(engine), _bytes(Path(engine)))
         self._refuse_no_engine(name, data)
         log = self.log()
-        runtime = self._made("Runtime", log)
+        runtime = self._made(self.trt.Runtime, log)
         if dla is not None:
             runtime.DLA_core = dla
         opened = runtime.deserialize_cuda_engine(data)
@@ -184,9 +184,9 @@ class Library:
         known = self.trt.EngineInvalidityDiagnostics.__members__.items()
         return " ".join(name.replace("_", " ").lower() for name, value in known if int(bits) & int(value))
 
-    def _made(self, kind: str, log: Log) -> Any:
+    def _made(self, make: Callable[[Log], Any], log: Log) -> Any:
         try:
-            return getattr(self.trt, kind)(log)
+            return make(log)
         except (TypeError, RuntimeError) as error:  # up to 10.x: factory function returned nullptr
             raise MissingError(
                 f"{self} does not start ({log.reason(str(error))}); update the NVIDIA driver: edgead doctor"
@@ -236,13 +236,13 @@ def _find(target: str) -> Found:
     return Found(target, version, None)
 
 
-def _parser_error(error: Any) -> str:
+def _parser_error(parser_error: Any) -> str:
     """Return node, operator and reason of a parser's error; TensorRT 8 knows the node's number only."""
-    if hasattr(error, "node_name"):
-        where = f"node '{error.node_name()}', operator {error.node_operator() or '?'}"
+    if hasattr(parser_error, "node_name"):
+        where = f"node '{parser_error.node_name()}', operator {parser_error.node_operator() or '?'}"
     else:
-        where = f"node {error.node()}"
-    reason = " ".join(str(error.desc()).split()).removesuffix("false").strip(" :")
+        where = f"node {parser_error.node()}"
+    reason = " ".join(str(parser_error.desc()).split()).removesuffix("false").strip(" :")
     return f"{where}: {reason[:200] or 'this operator, or this form of it, is not supported'}"
 
 
