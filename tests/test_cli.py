@@ -394,40 +394,6 @@ def test_a_demo_does_not_mix_with_another_one(run: Run, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
 
 
-def test_doctor_tells_what_is_there_and_how_to_get_what_is_not(run: Run) -> None:
-    done = run("doctor", "--json")
-    assert done.code == 0
-    parts = {part["name"]: part for part in done.document["parts"]}
-    assert parts["numpy"]["version"] == np.__version__
-    assert parts["tensorrt"]["remedy"] == "pip install -c constraints.txt '.[tensorrt]'"
-    assert all(part["purpose"] for part in parts.values())
-    assert "CPUExecutionProvider" in done.document["machine"]["onnxruntime_providers"]
-    assert done.document["machine"]["gpu"]
-    assert "numpy" in run("doctor").out
-
-
-def test_doctor_installs_what_pyproject_offers() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    for known in edgead.doctor._PARTS:
-        assert not known.extra or re.search(rf"^{known.extra} = \[", text, re.MULTILINE), known
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n", "6 (L4T 36.4.3)"),
-        ("# R35 (release), REVISION: 4.1, GCID: 33958178\n", "5 (L4T 35.4.1)"),
-        ("# R99 (release), REVISION: 1\n", "unknown (L4T 99.1)"),
-        ("", "unknown (empty file)"),
-        ("nothing of note", "unknown (nothing of note)"),
-    ],
-)
-def test_jetpack_is_told_from_l4t(tmp_path: Path, text: str, told: str) -> None:
-    (tmp_path / "nv_tegra_release").write_text(text)
-    assert edgead.doctor.jetpack_of(tmp_path / "nv_tegra_release") == told
-    assert edgead.doctor.jetpack_of(tmp_path / "nowhere") is None
-
-
 def test_bench_networks_names_what_it_wants(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--networks", " , "]) == 2
     assert "expected names such as cfrg-wrn50, cfrg-r18, cfrg-lite0" in capsys.readouterr().err

@@ -99,5 +99,7 @@ def doctor(_wanted: argparse.Namespace) -> Answer:
         table("This machine", ("", ""), machine),
         table("Installed", ("part", "version", "for"), have),
         table("Not installed", ("part", "for", "get it"), missing) if missing else "Nothing is missing.",
+        f"\nFor this machine: {found.advice.why}" + (", in edgead's folder:" if found.advice.commands else ""),
+        *(f"  {command}" for command in found.advice.commands),
     ]
     return Answer(found.to_dict(), body)
