@@ -1,7 +1,11 @@
 """FP16: decide which nodes of an ONNX model run in half precision, and write the model anew with those types.
 
-Precision lives in the file, so that every runtime runs the same arithmetic: TensorRT takes the types as they stand.
-What half precision would spoil stays in fp32; how the types are written is in ``retype.py``.
+Precision lives in the file: TensorRT takes the types as they stand. What half precision would spoil stays in fp32. How
+the types are written is in ``retype.py``.
+
+ONNX Runtime on a CPU is no judge of the result: it computes fp16 nodes in fp32 and, with all optimisation off, still
+drops the rounding between them, so that neither rounding nor overflow shows (microsoft/onnxruntime#8787). ONNX's own
+reference evaluator rounds every tensor.
 """
 
 from __future__ import annotations
@@ -125,9 +129,14 @@ class _Choice:
             computed = [name for name in node.input if name not in self._typed.constants]
             if not any(self._comes_half(name) for name in computed or node.input[:1]):
                 return False
-        elif node.op_type not in WEIGHTED:
+        elif node.op_type not in WEIGHTED or self._is_sum(node):
             return False
         return all(self._fits(node, slot) for slot in range(len(node.input)))
+
+    def _is_sum(self, node: Any) -> bool:
+        """Tell whether all weights are the same: a reduction, written as a product or convolution with ones."""
+        values = next((self._typed.constants[name] for name in node.input[:2] if name in self._typed.constants), None)
+        return values is not None and values.size > 1 and bool((values == values.flat[0]).all())
 
     def _comes_half(self, name: str) -> bool:
         if name not in self._typed.floats:

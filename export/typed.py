@@ -68,8 +68,9 @@ def prepare(model: onnx.ModelProto) -> Typed:
         _raise_opset(copy)
     del graph.value_info[:]
     try:
+        onnx.checker.check_model(copy)
         inferred = onnx.shape_inference.infer_shapes(copy, check_type=True, strict_mode=True).graph
-    except onnx.shape_inference.InferenceError as error:
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise ArtefactError(f"the model is inconsistent ({_line(error)}); make it again: edgead export") from error
     types = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *graph.input)}
     types |= {value.name: value.type.tensor_type.elem_type for value in graph.output}
