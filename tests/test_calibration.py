@@ -702,6 +702,15 @@ def half(model: onnx.ModelProto) -> None:
     model.graph.node.insert(1, helper.make_node("Cast", ["pixels"], ["halved"], to=TensorProto.FLOAT16))
 
 
+def open_size(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "height"
+
+
+def foreign(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Gelu", ["scaled"], ["bent"], domain="com.microsoft"))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path, "cannot be read"),
     "a folder": (lambda path: path.mkdir(), "cannot be read"),
@@ -709,6 +718,8 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "text": (lambda path: path.write_text("no model"), "no valid ONNX model"),
     "truncated": (lambda path: path.write_bytes(small_model(path).read_bytes()[:-40]), "no valid ONNX model"),
     "float input": (lambda path: other_model(path, set_input), "not an inspection model"),
+    "open size": (lambda path: other_model(path, open_size), r"image is \[0, 0, 32, 3\]"),
+    "foreign operator": (lambda path: other_model(path, foreign), "the type of 'bent' .Gelu. cannot be told"),
     "half precision": (lambda path: other_model(path, half), "not an fp32 model"),
     "infinite weight": (lambda path: small_model(path, gain=float("inf")), "a weight in 'gain' is infinite"),
     "NaN weight": (lambda path: small_model(path, gain=float("nan")), "a weight in 'gain' is NaN"),
@@ -774,13 +785,16 @@ def test_the_card_names_the_images_that_stretch_the_ranges(home: Home, tmp_path:
     assert found["method"] == {"name": "max"}
     assert found["model_sha256"] == ranges.model_sha256
     assert {"edgead", "numpy", "onnx", "onnxruntime"} == set(found["tools"])
-    assert found["tensors"] == {"count": 4, "zero": ["nothing"], "seen": 10, "largest": max(300, 2 * max(levels))}
-    assert found["stretching"] == [{"image": brightest, "tensors": 3 if max(levels) > 150 else 2}]
+    assert found["tensors"] == {
+        "count": 4, "zero": ["nothing"], "seen": 10, "largest": {"name": "scaled", "peak": 2 * max(levels)},
+    }  # fmt: skip
+    assert found["stretching"] == [{"image": brightest, "tensors": 3}]
     scaled = found["ranges"]["scaled"]
     assert (scaled["amax"], scaled["peak"], scaled["image"]) == (2 * max(levels), 2 * max(levels), brightest)
     assert scaled["stretch"] == pytest.approx(max(levels) / np.median(levels), rel=1e-3)
     assert scaled["spread"] > 0
     assert found["ranges"]["nothing"]["stretch"] is None
+    assert found["ranges"]["nothing"]["image"] is None, "all images share its largest value"
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert card(ranges, listed, "percentile", percentile=99.5)["method"] == {"name": "percentile", "percentile": 99.5}
     assert card(ranges, listed, "max") == found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import JsonValue
 
 import edgead
@@ -21,8 +22,9 @@ def card(ranges: Ranges, listed: Listed, method: str, *, percentile: float = PER
     """Describe a calibration.
 
     ``ranges`` maps each tensor to ``amax`` (what int8's 127 stands for), ``peak``, ``spread`` (see ``Ranges.spread``),
-    ``image`` (the one with the largest value) and ``stretch`` (that value against the median image's). ``stretching``
-    names the images that set the peak of most tensors, ``unstable`` the tensors with the largest spread.
+    ``image`` (the one with the largest value, null where several share it, as behind a ReLU6) and ``stretch`` (that
+    value against the median image's). ``stretching`` names the images that set the peak of most tensors, ``unstable``
+    the tensors with the largest spread.
 
     Raises:
         ConfigError: an unknown method or a wrong percentile.
@@ -38,6 +40,7 @@ def card(ranges: Ranges, listed: Listed, method: str, *, percentile: float = PER
     tensors = _tensors(ranges, listed, amax, spread)
     by_spread = sorted(spread, key=lambda name: -spread[name])
     unstable: dict[str, JsonValue] = {name: _short(spread[name]) for name in by_spread[:_SHOWN]}
+    largest = max(ranges.peak, key=lambda name: ranges.peak[name])
     views, lights = listed.counts()["views"], listed.counts()["illuminations"]
     return {
         "format": FORMAT,
@@ -58,7 +61,7 @@ def card(ranges: Ranges, listed: Listed, method: str, *, percentile: float = PER
             "count": len(amax),
             "zero": [name for name in amax if ranges.histograms[name].peak == 0],
             "seen": len(ranges.peak),
-            "largest": _short(max(ranges.peak.values())),
+            "largest": {"name": largest, "peak": _short(ranges.peak[largest])},
         },
         "stability": {
             "median": _short(float(np.median(list(spread.values()))) if spread else 0.0),
@@ -78,17 +81,24 @@ def _tensors(ranges: Ranges, listed: Listed, amax: dict[str, float], spread: dic
             "amax": amax[name],
             "peak": ranges.peak[name],
             "spread": _short(spread[name]),
-            "image": listed.paths[int(by_image.argmax())],
+            "image": None if (top := _stretcher(by_image)) is None else listed.paths[top],
             "stretch": _short(float(by_image.max()) / middle) if middle > 0 else None,
         }
     return tensors
 
 
 def _stretching(ranges: Ranges, listed: Listed) -> list[JsonValue]:
-    """Name the images that hold the largest value of most tensors; tensors of zeros have none."""
-    top = Counter(int(column.argmax()) for column in ranges.maxima.T if column.max() > 0)
-    ordered = sorted(top.items(), key=lambda item: (-item[1], item[0]))
+    """Name the images that alone hold the largest value of most tensors."""
+    tops = (_stretcher(by_image) for by_image in ranges.maxima.T)
+    counts = Counter(top for top in tops if top is not None)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [{"image": listed.paths[image], "tensors": count} for image, count in ordered[:_SHOWN]]
+
+
+def _stretcher(by_image: npt.NDArray[np.float32]) -> int | None:
+    """Return the image that holds the largest value, None where it is not the only one."""
+    top = np.flatnonzero(by_image == by_image.max())
+    return int(top[0]) if len(top) == 1 else None
 
 
 def _short(value: float) -> float:

@@ -129,7 +129,15 @@ def _computed(model: Any, path: Path) -> list[str]:
     inputs = [(value.name, value.type.tensor_type.elem_type) for value in graph.input]
     if inputs != [("image", onnx.TensorProto.UINT8)]:
         raise ArtefactError(f"{path}: not an inspection model, it takes {inputs}; expected one uint8 'image'; {_AGAIN}")
+    shape = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]  # 0 where it is open
+    if len(shape) != 4 or shape[0] > 1 or 0 in shape[1:3] or shape[3] != 3:
+        raise ArtefactError(
+            f"{path}: image is {shape}; expected any batch of fixed height and width, (0, H, W, 3); {_AGAIN}"
+        )
     types = {value.name: value.type.tensor_type.elem_type for value in [*graph.value_info, *graph.output]}
+    for node in graph.node:
+        if untyped := [name for name in node.output if name and name not in types]:
+            raise ArtefactError(f"{path}: the type of '{untyped[0]}' ({node.op_type}) cannot be told; {_AGAIN}")
     if any(node.op_type == "QuantizeLinear" for node in graph.node) or onnx.TensorProto.FLOAT16 in types.values():
         raise ArtefactError(f"{path}: not an fp32 model; calibrate model.fp32.onnx of the bundle: edgead export")
     return [name for node in graph.node for name in node.output if types.get(name) == onnx.TensorProto.FLOAT]

@@ -17,7 +17,7 @@ from export.calibration.methods import PERCENTILE, amax_of, check_method
 from export.calibration.probe import Probe
 
 _REPLICATES = 40
-_CANDIDATES = 128  # clipping points of a replicate: coarse bins bear no finer ones
+_CANDIDATES = 64  # clipping points that a replicate tries: 40 replicates a tensor have to be quick
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ class Ranges:
         """Return how far ``amax`` depends on which images were drawn, by tensor.
 
         A bootstrap: images are drawn anew with replacement, 40 times. The result is the width of the central 90 % of
-        the ranges found, relative to the one that all images give. Beyond 256 images they are drawn in fixed groups.
+        the ranges found, relative to the one that all images give; by MSE and entropy in steps of about 1.5 %. Beyond
+        256 images they are drawn in fixed groups.
 
         Raises:
             ConfigError: an unknown method or a wrong percentile.
