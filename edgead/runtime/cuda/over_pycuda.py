@@ -1,7 +1,7 @@
 """CUDA over pycuda, for machines where it is installed already. It has no CUDA graphs.
 
-pycuda frees what its objects hold when they go, in whatever order, and only where their context is current, so each free
-is called here while it is. What the driver refuses to take back, pycuda prints and does not raise.
+pycuda frees what its objects hold when they go, in whatever order, and only where their context is current, so each
+free is called here while it is. What the driver refuses to take back, pycuda prints and does not raise.
 """
 
 from __future__ import annotations
