@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from edgead.bundle import Bundle
+from edgead.engine_passport import Passport, passport_of
 from edgead.errors import ArtefactError, ConfigError, nearest
-from edgead.runtime.inspection_model import reason
 from edgead.runtime.onnx_runner import OnnxRunner
 from edgead.runtime.openvino_runner import OpenVINORunner
 from edgead.runtime.runner import Runner
@@ -25,7 +23,7 @@ def backend_of(bundle: Bundle, artefact: str, backend: str | None = None) -> str
 
     Raises:
         ConfigError: a backend that does not exist, or that cannot open this kind of artefact.
-        ArtefactError: the bundle has no such artefact, or an engine of nobody knows which library.
+        ArtefactError: the bundle has no such artefact, or an engine without a sound passport.
     """
     if backend is not None and backend not in BACKENDS:
         raise ConfigError(f"there is no backend '{backend}'{nearest(backend, BACKENDS)}")
@@ -39,7 +37,7 @@ def backend_of(bundle: Bundle, artefact: str, backend: str | None = None) -> str
             able, what = _OF_ONNX, "an ONNX model"
             instead = f"or build an engine from it: edgead build {bundle.path}"
         case "engine":
-            able = (_target(bundle, artefact),)
+            able = (_passport(bundle, artefact).target,)
             what, instead = f"an engine of {able[0]}", "or an ONNX model of the bundle, such as artefact 'fp32'"
     if backend is not None and backend not in able:
         raise ConfigError(f"'{artefact}' is {what}, which {backend} cannot open; use {' or '.join(able)}, {instead}")
@@ -69,7 +67,7 @@ def open_runner(
         case "torch":
             runner = TorchRunner(path, threads=threads, max_batch=max_batch)
         case "tensorrt" | "tensorrt-rtx":
-            runner = _open_engine(bundle, artefact, path)
+            runner = _open_engine(bundle, artefact, path, max_batch)
         case _:
             optimise = artefact != "int8-fp16"
             runner = open_model(path, word, threads=threads, max_batch=max_batch, optimise=optimise)
@@ -121,30 +119,15 @@ def doubt(bundle: Bundle, artefact: str, backend: str) -> str | None:
     return f"'{artefact}' on {backend} missed a gate of parity; see which: {prove}"
 
 
-def _target(bundle: Bundle, artefact: str) -> str:
-    """Return the library that an engine was built with.
-
-    Raises:
-        ArtefactError: its passport does not say.
-    """
-    passport = bundle.artefacts[artefact].passport or {}
-    target = passport.get("target")
-    if target not in ("tensorrt", "tensorrt-rtx"):
-        raise ArtefactError(
-            f"{bundle.path}: the passport of '{artefact}' names no library it was built with; build it again: "
-            f"edgead build {bundle.path}"
-        )
-    return str(target)
-
-
-def _open_engine(bundle: Bundle, artefact: str, path: Path) -> Runner:
-    from edgead.engine_passport import Passport
-
-    rebuild = f"edgead build {bundle.path}"
+def _passport(bundle: Bundle, artefact: str) -> Passport:
     try:
-        passport = Passport.model_validate(bundle.artefacts[artefact].passport)
-    except ValidationError as error:
-        raise ArtefactError(f"{path}: its passport is damaged ({reason(error)}); build it again: {rebuild}") from error
+        return passport_of(artefact, bundle.artefacts[artefact].passport)
+    except ArtefactError as error:
+        raise ArtefactError(f"{bundle.path}: {error}") from error
+
+
+def _open_engine(bundle: Bundle, artefact: str, path: Path, max_batch: int) -> Runner:
     from edgead.runtime.tensorrt_runner import TensorRTRunner
 
-    return TensorRTRunner(path, passport=passport)
+    passport = _passport(bundle, artefact)
+    return TensorRTRunner(path, passport=passport, max_batch=min(max_batch, passport.max_batch))
