@@ -1,0 +1,88 @@
+"""Take Q/DQ pairs out of a quantised model where an engine builder is short of kernels: the second rung of a build."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgead.errors import require
+from edgead.onnx_graph import constants
+from export.placement import residual_branch, suits
+
+if TYPE_CHECKING:
+    import onnx
+
+NARROW = 32  # channels below which a convolution goes back to floating point
+
+
+def fewer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a Q/DQ model without the pairs that engine builders have most trouble with.
+
+    Grouped, depthwise and transposed convolutions, those of fewer than ``NARROW`` channels, and residual branches
+    compute in floating point again, with their weights as they were quantised. Models of other tools are welcome.
+    """
+    copy = type(model)()
+    copy.CopyFrom(model)
+    graph, known = copy.graph, constants(copy)
+    makers = {name: node for node in graph.node for name in node.output}
+    reads = Counter(name for node in graph.node for name in node.input)
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose"):
+            stored = _stored(makers, node.input[1])
+            if stored in known and stored != node.input[1] and not suits(node, known[stored], "tensorrt", NARROW):
+                node.input[0] = _unquantised(makers, node.input[0])
+                node.input[1] = _restored(graph, makers, node.input[1], known)
+        elif (slot := residual_branch(node, makers, reads)) is not None:
+            node.input[slot] = _unquantised(makers, node.input[slot])
+    _prune(graph)
+    return copy
+
+
+def _unquantised(makers: Mapping[str, Any], name: str) -> str:
+    """Return the tensor before a pair; the tensor itself where there is none."""
+    back = makers.get(name)
+    pair = makers.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+    return str(pair.input[0]) if pair is not None and pair.op_type == "QuantizeLinear" else name
+
+
+def _stored(makers: Mapping[str, Any], name: str) -> str:
+    """Return the constant behind a dequantised weight: int8 values, or floating point ones before a pair."""
+    node = makers.get(name)
+    while node is not None and node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+        name = str(node.input[0])
+        node = makers.get(name)
+    return name
+
+
+def _restored(graph: Any, makers: Mapping[str, Any], name: str, known: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the name of a weight in floating point, put among the constants if it was stored as int8."""
+    onnx = require("onnx", extra="export")
+    stored, node = _stored(makers, name), makers[name]
+    values, scale = known[stored], known[node.input[1]]
+    if values.dtype != np.int8:
+        return stored
+    axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+    spread = scale.reshape([-1 if each == axis else 1 for each in range(values.ndim)]) if scale.ndim else scale
+    restored = f"{stored}_restored"
+    if all(tensor.name != restored for tensor in graph.initializer):
+        weight = (values.astype(np.float32) * spread.astype(np.float32)).astype(scale.dtype)
+        graph.initializer.append(onnx.numpy_helper.from_array(weight, restored))
+    return restored
+
+
+def _prune(graph: Any) -> None:
+    """Drop nodes and constants that nothing reads."""
+    wanted = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if any(name in wanted for name in node.output):
+            kept.append(type(node).FromString(node.SerializeToString()))
+            wanted.update(node.input)
+    stored = [type(each).FromString(each.SerializeToString()) for each in graph.initializer if each.name in wanted]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(stored)
