@@ -251,7 +251,8 @@ def _machine(bundle: Bundle, artefact: str) -> dict[str, Any]:
     device = gpu()
     here["libraries"][str(passport["target"])] = str(passport["version"])
     jetpack = jetpack_of(Path("/etc/nv_tegra_release"))
-    return {**here, "gpu": f"{device.name} ({device.capability})", "cuda_driver": device.driver, "jetpack": jetpack}
+    on = {} if jetpack is None else {"jetpack": str(jetpack)}
+    return {**here, "gpu": f"{device.name} ({device.capability})", "cuda_driver": device.driver, **on}
 
 
 def _float32(value: float) -> float:
