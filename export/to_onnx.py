@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +26,7 @@ from edgead.cfrg.inspection import Inspection
 from edgead.cfrg.model import Cfrg
 from edgead.cfrg.parts import Part, parts, tensors
 from edgead.errors import ArtefactError, DataError, require
+from edgead.onnx_graph import MODULE
 from edgead.progress import task
 from edgead.runtime.onnx_runner import OnnxRunner, open_session
 
@@ -200,25 +201,34 @@ def _write(
     inside = list(model.graph.output)[len(outputs) :]
     del model.graph.output[len(outputs) :]
     model.graph.value_info.extend(inside)
-    _tidy(model.graph)
+    _tidy(model.graph, (*outputs, *between))
     onnx.helper.set_model_props(model, about)
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _tidy(graph: Any) -> None:
-    """Name nodes after the torch modules that they come from, and drop the exporter's notes, which hold local paths."""
+def _tidy(graph: Any, kept: Collection[str]) -> None:
+    """Name nodes and tensors after the torch modules that they come from, and drop the exporter's notes, which hold paths.
+
+    Args:
+        kept: tensors that keep their names.
+    """
     weights = {tensor.name for tensor in graph.initializer}
     seen: Counter[str] = Counter()
+    names: dict[str, str] = {}
     for node in graph.node:
         module = _module_of(node, weights)
         name = f"{module}/{node.op_type}".lstrip("/")
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        names |= {output: node.name for output in node.output[:1] if output not in kept}
+        node.input[:] = [names.get(value, value) for value in node.input]
+        node.output[:] = [names.get(value, value) for value in node.output]
         del node.metadata_props[:]
         if module:
-            node.metadata_props.add(key="module", value=module)
+            node.metadata_props.add(key=MODULE, value=module)
     for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, graph]:
+        value.name = names.get(value.name, value.name)
         del value.metadata_props[:]
 
 
