@@ -11,14 +11,12 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgead.bundle_file import passport_path
 from edgead.errors import ArtefactError
-from edgead.runtime.tensorrt_library import Library, gpu
+from edgead.runtime.tensorrt_library import NOT_RTX, Library
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -107,11 +105,12 @@ class Passport(BaseModel):
 
         Args:
             run: folder of the bundle.
-            capability: also for this compute capability, where the target can build for several.
+            capability: of the GPU that it shall run on as well; full TensorRT is named where RTX does not serve it.
         """
-        words = ["edgead build", os.fspath(run), "--target", self.target, "--precision", self.precision]
+        target = "tensorrt" if capability in NOT_RTX else self.target
+        words = ["edgead build", os.fspath(run), "--target", target, "--precision", self.precision]
         words += ["--max-batch", str(self.max_batch)]
-        if self.gpu is None:
+        if target == "tensorrt-rtx":
             wanted = {*self.compute_capabilities, *([capability] if capability else [])}
             words += ["--compute-capability", ",".join(sorted(wanted, key=_numbers))]
         if self.dla is not None:
@@ -130,26 +129,6 @@ def this_platform() -> str:
     return f"{sys.platform}-{platform.machine().lower()}"
 
 
-def read_passport(engine: str | os.PathLike[str]) -> Passport:
-    """Read the passport beside an engine.
-
-    Raises:
-        ArtefactError: missing, or not a passport.
-    """
-    path = passport_path(Path(engine))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no text"
-        raise ArtefactError(
-            f"{path}: the engine's passport cannot be read ({reason}); copy both files, or build it: edgead build"
-        ) from error
-    try:
-        return Passport.model_validate_json(text)
-    except ValidationError as error:
-        raise _refusal(str(path), error) from error
-
-
 def passport_of(name: str, values: Mapping[str, Any] | None) -> Passport:
     """Return the passport in a bundle's record of an engine.
 
@@ -164,38 +143,12 @@ def passport_of(name: str, values: Mapping[str, Any] | None) -> Passport:
     try:
         passport = Passport.model_validate(values)
     except ValidationError as error:
-        raise _refusal(f"the passport of '{name}'", error) from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtefactError(f"the passport of '{name}': {where}: {first['msg']}; build it: edgead build") from error
     if (really := f"{passport.target}-{passport.precision}") != name:
         raise ArtefactError(f"'{name}' has the passport of an engine '{really}'; build it: edgead build")
     return passport
-
-
-def open_engine(path: str | os.PathLike[str], passport: Passport, library: Library, *, run: str = "RUN") -> Any:
-    """Open an engine on the GPU that is here, after holding its passport against the machine.
-
-    Args:
-        run: folder of its bundle, for the command that builds it again.
-
-    Raises:
-        ArtefactError: not for this machine, or no engine.
-        MissingError: no driver or no GPU.
-    """
-    device = gpu()
-    if library.is_rtx and device.capability not in library.capabilities:
-        rebuild = f"edgead build {run} --target tensorrt --precision {passport.precision}"
-    else:
-        rebuild = passport.command(run, capability=device.capability)
-    try:
-        passport.refuse_unless_fits(library, device.capability, device.name, rebuild)
-    except ArtefactError as error:
-        raise ArtefactError(f"{os.fspath(path)}: {error}") from error
-    return library.deserialise(path, dla=passport.dla)
-
-
-def _refusal(name: str, error: ValidationError) -> ArtefactError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return ArtefactError(f"{name}: {where}: {first['msg']}; build the engine again: edgead build")
 
 
 def _numbers(capability: str) -> tuple[int, ...]:

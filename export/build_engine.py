@@ -17,7 +17,7 @@ from edgead.bundle import Bundle
 from edgead.bundle_file import write_whole
 from edgead.engine_passport import PRECISIONS, Attempt, Passport, Precision, this_platform
 from edgead.errors import ArtefactError, ConfigError, MissingError, nearest
-from edgead.runtime.tensorrt_library import TARGETS, Library, gpu, load
+from edgead.runtime.tensorrt_library import NOT_RTX, TARGETS, Library, gpu, load
 from export import turing
 from export.compile_engine import Compiled, Options, compile_engine
 from export.engine_ladder import Rung, climb, rungs
@@ -26,18 +26,6 @@ if TYPE_CHECKING:
     import onnx
 
 _LEVELS = range(6)
-# Compute capabilities that TensorRT-RTX was never made for, with the boards that have them.
-_NOT_RTX = {
-    "5.3": "Jetson Nano",
-    "6.2": "Jetson TX2",
-    "7.2": "Jetson Xavier",
-    "8.7": "Jetson Orin",
-    "11.0": "Jetson Thor",
-    "7.0": "a data-centre GPU",
-    "9.0": "a data-centre GPU",
-    "10.0": "a data-centre GPU",
-    "10.3": "a data-centre GPU",
-}
 
 
 @dataclass(frozen=True)
@@ -190,9 +178,9 @@ def _capabilities(library: Library, given: Sequence[str]) -> tuple[str, ...]:
     for capability in given:
         if capability in library.capabilities:
             continue
-        if capability in _NOT_RTX:
+        if capability in NOT_RTX:
             raise ConfigError(
-                f"TensorRT-RTX is not for Jetson and data-centre GPUs ({capability} is {_NOT_RTX[capability]}); "
+                f"TensorRT-RTX is not for Jetson and data-centre GPUs ({capability} is {NOT_RTX[capability]}); "
                 "build on that machine: edgead build RUN --target tensorrt"
             )
         raise ConfigError(

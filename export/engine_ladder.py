@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgead.bundle import Bundle
 from edgead.engine_passport import Precision
 from edgead.errors import ArtefactError
 from edgead.onnx_graph import read_model
+from export.fewer import fewer
 
 if TYPE_CHECKING:
     import onnx
@@ -103,9 +104,4 @@ def _rung(bundle: Bundle, precision: Precision, source: str) -> Rung:
 
 
 def _fewer(full: Rung) -> Rung:
-    def model() -> Any:
-        from export.int8 import fewer
-
-        return fewer(full.model())
-
-    return Rung("int8-fewer", "int8", full.source, model)
+    return Rung("int8-fewer", "int8", full.source, lambda: fewer(full.model()))

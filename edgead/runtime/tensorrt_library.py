@@ -21,9 +21,21 @@ from edgead.errors import ArtefactError, ConfigError, MissingError, nearest
 from edgead.runtime.nvidia_driver import Gpu, gpu
 from edgead.runtime.tensorrt_callbacks import Log, Steps, logger_of, monitor_of
 
-__all__ = ["TARGETS", "Found", "Gpu", "Library", "Log", "Steps", "found", "gpu", "load"]
+__all__ = ["NOT_RTX", "TARGETS", "Found", "Gpu", "Library", "Log", "Steps", "found", "gpu", "load"]
 
 TARGETS = ("tensorrt", "tensorrt-rtx")
+# Compute capabilities that TensorRT-RTX was never made for, with the boards that have them.
+NOT_RTX = {
+    "5.3": "Jetson Nano",
+    "6.2": "Jetson TX2",
+    "7.2": "Jetson Xavier",
+    "8.7": "Jetson Orin",
+    "11.0": "Jetson Thor",
+    "7.0": "a data-centre GPU",
+    "9.0": "a data-centre GPU",
+    "10.0": "a data-centre GPU",
+    "10.3": "a data-centre GPU",
+}
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL = {
