@@ -413,6 +413,7 @@ Result cuGetProcAddress(const char *name, void **found, int version, uint64_t fl
 /* ---- what pycuda links against and edgead never calls ---- */
 #define ABSENT(name) Result name(void) { return NOT_SUPPORTED; }
 ABSENT(cuArray3DCreate_v2) ABSENT(cuArray3DGetDescriptor_v2) ABSENT(cuArrayCreate_v2) ABSENT(cuArrayDestroy)
+ABSENT(cuCtxCreate_v2) ABSENT(cuEventElapsedTime)
 ABSENT(cuArrayGetDescriptor_v2) ABSENT(cuCtxAttach) ABSENT(cuCtxCreate_v4) ABSENT(cuCtxDetach)
 ABSENT(cuCtxDisablePeerAccess) ABSENT(cuCtxEnablePeerAccess) ABSENT(cuCtxGetApiVersion) ABSENT(cuCtxGetCacheConfig)
 ABSENT(cuCtxGetDevice) ABSENT(cuCtxGetLimit) ABSENT(cuCtxGetSharedMemConfig) ABSENT(cuCtxSetCacheConfig)

@@ -49,7 +49,7 @@ def open_context(library: Library, engine: Any, pointer: int, size: int, *, grap
 
 
 def _rtx_settings(trt: Any, engine: Any, graphs: bool) -> Any:
-    """Return how TensorRT-RTX shall run: it compiles its kernels at the first batch of a shape, not during later ones."""
+    """Return how TensorRT-RTX shall run: it compiles its kernels at the first batch of a shape, not in later ones."""
     settings = engine.create_runtime_config()
     settings.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
