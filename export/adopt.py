@@ -21,7 +21,7 @@ _KEPT = 20  # findings in the bundle's record
 
 
 def adopt(bundle: Bundle, path: Path) -> tuple[str, tuple[Finding, ...]]:
-    """Check a quantised inspection of any origin and keep it: as ``int8-fp16`` where its scales are fp16, else ``int8``.
+    """Check a quantised inspection of any origin and keep it: ``int8-fp16`` where its scales are fp16, else ``int8``.
 
     Returns:
         The artefact's name, and the lint's findings that only cost speed.

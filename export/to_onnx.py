@@ -208,7 +208,7 @@ def _write(
 
 
 def _tidy(graph: Any, kept: Collection[str]) -> None:
-    """Name nodes and tensors after the torch modules that they come from, and drop the exporter's notes, which hold paths.
+    """Name nodes and tensors after their torch modules, and drop the exporter's notes, which hold local paths.
 
     Args:
         kept: tensors that keep their names.

@@ -87,7 +87,7 @@ def test_nodes_know_their_torch_modules(exported: Bundle) -> None:
         for node in nodes:
             module = {prop.key: prop.value for prop in node.metadata_props}.get("module", "")
             assert node.name.startswith(module)
-            if node.op_type == "Conv":
+            if node.op_type == "Conv" and module != "cosine":  # which adds up channels by one
                 assert isinstance(cfrg.get_submodule(module), nn.Conv2d)
     modules = {prop.value for node in onnx.load(exported.file("fp32")).graph.node for prop in node.metadata_props}
     assert {"cosine", "fusion"} <= modules

@@ -27,9 +27,9 @@ def add_verbs(verbs: Verbs) -> None:
         summary="make fp16 and INT8 models of a run, calibrated on Good images",
         example="edgead quantize runs/my_part --images 200",
         more=(
-            "Writes fp16, int8 (for ONNX Runtime and OpenVINO) and int8-fp16 (for TensorRT). The images it calibrates on\n"
-            "stand in calibration_data/CATEGORY/calibration.txt: a list that is there is used again. With --onnx, a model\n"
-            "quantised by another tool is checked and taken in as it is."
+            "Writes fp16, int8 (for ONNX Runtime and OpenVINO) and int8-fp16 (for TensorRT). The images that it\n"
+            "calibrates on stand in calibration_data/CATEGORY/calibration.txt; a list that is there is used again.\n"
+            "With --onnx, a model quantised by another tool is checked and taken in as it is."
         ),
     )
     parser.add_argument("bundle", type=Path, metavar="RUN", help="folder of the run")
