@@ -22,7 +22,7 @@ from edgead.doctor.machine import cpu_features
 
 ROOT = Path(__file__).parents[1]
 PIP = "pip install -c constraints.txt"
-CUDA12, CUDA13 = "'cuda-bindings>=12,<13'", "'cuda-bindings>=13,<14'"
+CUDA12, CUDA13 = "onnx 'cuda-bindings>=12,<13'", "onnx 'cuda-bindings>=13,<14'"
 PC = Facts("x86_64", None, None, (), ())
 
 
@@ -138,7 +138,7 @@ def test_a_pc_gets_what_fits_its_gpu_and_driver(cuda: str, capabilities: tuple[s
     [
         (dataclasses.replace(PC, cuda="11.4", capabilities=("8.6",)), "install NVIDIA driver 535 or newer"),
         (dataclasses.replace(PC, cuda="12.4", capabilities=("6.1",)), "needs compute capability 7.5, this GPU has 6.1"),
-        (PC, "no NVIDIA GPU: OpenVINO, the faster"),
+        (PC, "no NVIDIA GPU: OpenVINO, which ran int8 faster"),
         (dataclasses.replace(PC, installed={"openvino"}), "OpenVINO is there"),
         (dataclasses.replace(PC, architecture="aarch64"), "ONNX Runtime, which is in every installation"),
         (

@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -140,22 +139,61 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
         assert target[1:] in anchors if target.startswith("#") else (ROOT / target).exists(), target
 
 
-def dockerfiles() -> Iterator[Path]:
-    yield from sorted((ROOT / "docker").glob("*.Dockerfile"))
+def dockerfiles() -> list[Path]:
+    return sorted((ROOT / "docker").glob("*.Dockerfile"))
 
 
-def test_the_dockerfiles_install_as_the_readme_does() -> None:
-    installs = [
-        command.strip()
-        for path in dockerfiles()
-        for command in re.findall(r"^RUN ((?:make|pip) .+)$", path.read_text("utf-8"), re.MULTILINE)
-    ]
-    assert len(installs) == 2
-    for command in installs:
-        if command.startswith("pip "):
-            assert command in readme_commands()
-        else:
-            assert command.split()[1] in make_targets()
+def docker_commands(path: Path) -> list[str]:
+    """Return the commands that a Dockerfile runs, continuation lines joined and ``&&`` taken apart."""
+    joined = path.read_text("utf-8").replace("\\\n", " ")
+    lines = re.findall(r"^RUN (.+)$", joined, re.MULTILINE)
+    return [" ".join(command.split()) for line in lines for command in line.split("&&")]
+
+
+def typed_commands() -> set[str]:
+    """Return what the README asks to be typed, as root types it, also in the midst of a sentence."""
+    inline = re.findall(r"`(pip [^`]+)`", README.replace("\n", " "))
+    return {command.removeprefix("sudo ") for command in [*readme_commands(), *inline]}
+
+
+@pytest.mark.parametrize("path", dockerfiles(), ids=lambda path: path.stem)
+def test_the_dockerfiles_install_as_the_readme_does(path: Path) -> None:
+    run = docker_commands(path)
+    made = [command.split()[1] for command in run if command.startswith("make ")]
+    installed = [command for command in run if re.match(r"pip |python3 -m venv |apt-get install .*libnvinfer", command)]
+    assert set(made) <= make_targets()
+    assert set(installed) <= typed_commands()
+    assert made or any(command.startswith("pip install -c constraints.txt ") for command in installed)
+
+
+@pytest.mark.parametrize("path", dockerfiles(), ids=lambda path: path.stem)
+def test_the_dockerfiles_are_sound(path: Path) -> None:
+    text = path.read_text("utf-8")
+    build = re.search(r"^#   (docker build -f (\S+) .*-t (\S+) \.)$", text, re.MULTILINE)
+    assert build is not None, "its head says how it is built"
+    assert (build[2], build[3]) == (f"docker/{path.name}", f"edgead-{path.stem}")
+    about = (ROOT / "docker" / "README.md").read_text("utf-8")
+    assert f"`{path.name}`" in about
+    assert build[1] in about
+    order = [line.split()[0] for line in text.splitlines() if re.match(r"[A-Z]+ ", line)]
+    assert order[0] == "FROM"
+    assert order[-2:] == ["ENTRYPOINT", "CMD"]
+    if path.stem.endswith("-station"):
+        assert "find_spec('torch') is not None" in text
+        assert order.index("USER") > max(place for place, word in enumerate(order) if word == "RUN")
+
+
+def test_the_doctor_advises_what_the_readme_says() -> None:
+    from edgead.doctor.advice import Facts, advise
+    from edgead.doctor.jetpack import JetPack
+
+    jetsons = (JetPack("6", "36.4", "10.3.0", "12.6", "3.10"), JetPack("7", "38.2", "10.13.3", "13.0", "3.12"))
+    machines = [Facts("aarch64", jetpack, None, ("8.7",), ()) for jetpack in jetsons]
+    for cuda in (None, "12.4", "13.0"):
+        machines += [Facts("x86_64", None, cuda, (capability,), ()) for capability in ("8.9", "9.0")]
+    advised = {command.removeprefix("sudo ") for facts in machines for command in advise(facts).commands}
+    assert len(advised) == 10
+    assert advised <= typed_commands()
 
 
 def test_the_source_compiles() -> None:

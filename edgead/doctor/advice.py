@@ -15,7 +15,8 @@ _RTX = ("7.5", "8.6", "8.9", "12.0", "12.1")
 _OLDEST = (7, 5)
 _PYTHON = (3, 10)
 _PIP = "pip install -c constraints.txt"
-_BINDINGS = {12: "'cuda-bindings>=12,<13'", 13: "'cuda-bindings>=13,<14'"}
+# What running an engine and building one take beside TensorRT itself, by the CUDA that the driver speaks.
+_BESIDE = {12: "onnx 'cuda-bindings>=12,<13'", 13: "onnx 'cuda-bindings>=13,<14'"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _jetson(facts: Facts, jetpack: JetPack) -> Advice:
     if python and python < _PYTHON:
         return Advice(f"JetPack {jetpack.release} has Python {jetpack.python}, edgead needs 3.10: flash JetPack 6 or 7")
     cuda = _major(facts.cuda) or _major(jetpack.cuda)
-    if cuda not in _BINDINGS:
+    if cuda not in _BESIDE:
         return Advice(f"JetPack {jetpack}: not known here; look at README.md, A station with a GPU")
     if "tensorrt" in facts.installed and _has_cuda(facts):
         return Advice("TensorRT and a CUDA binding are there")
@@ -73,16 +74,16 @@ def _jetson(facts: Facts, jetpack: JetPack) -> Advice:
             "sudo apt-get install -y python3-libnvinfer python3-venv",
             "python3 -m venv --system-site-packages .venv",
             ". .venv/bin/activate",
-            f"{_PIP} '.[stations]' {_BINDINGS[cuda]}",
+            f"{_PIP} '.[stations]' {_BESIDE[cuda]}",
         ),
     )
 
 
 def _gpu(facts: Facts, cuda: str) -> Advice:
     major = _major(cuda)
-    if major < min(_BINDINGS):
+    if major < min(_BESIDE):
         return Advice(f"the driver speaks CUDA {cuda} only: install NVIDIA driver 535 or newer, then ask again")
-    major = min(major, max(_BINDINGS))
+    major = min(major, max(_BESIDE))
     if all(_pair(capability) < _OLDEST for capability in facts.capabilities):
         return _cpu(facts, f"TensorRT needs compute capability 7.5, this GPU has {', '.join(facts.capabilities)}")
     is_rtx = all(capability in _RTX for capability in facts.capabilities) and facts.architecture == "x86_64"
@@ -92,7 +93,7 @@ def _gpu(facts: Facts, cuda: str) -> Advice:
     what = f"'.[stations,{name}]'" if major == 13 else f"'.[stations]' {name}-cu{major}"
     return Advice(
         f"{name}, for GPUs of compute capability {', '.join(facts.capabilities)} and a driver that speaks CUDA {cuda}",
-        (f"{_PIP} {what} {_BINDINGS[major]}",),
+        (f"{_PIP} {what} {_BESIDE[major]}",),
     )
 
 
@@ -101,7 +102,8 @@ def _cpu(facts: Facts, reason: str) -> Advice:
         return Advice(f"{reason}: ONNX Runtime, which is in every installation, serves this processor")
     if "openvino" in facts.installed:
         return Advice(f"{reason}: OpenVINO is there")
-    return Advice(f"{reason}: OpenVINO, the faster for int8 on many CPUs", (f"{_PIP} '.[stations,openvino]'",))
+    why = f"{reason}: OpenVINO, which ran int8 faster than ONNX Runtime where both were measured"
+    return Advice(why, (f"{_PIP} '.[stations,openvino]'",))
 
 
 def _has_cuda(facts: Facts) -> bool:
