@@ -85,7 +85,7 @@ class Context:
             driver().cuMemFree_v2(pointer)
         callback = _Callback(_inference(self._engine, dict(self._addresses), self._batch, self._changes))
         _callbacks.append(callback)
-        return driver().cuLaunchHostFunc(stream_handle, ctypes.cast(callback, ctypes.c_void_p), None) == 0
+        return not driver().cuLaunchHostFunc(stream_handle, ctypes.cast(callback, ctypes.c_void_p), None)
 
     @property
     def _refuses(self) -> list[str]:
@@ -118,7 +118,7 @@ class Engine:
         self.session = onnxruntime.InferenceSession(settings["onnx"], options, providers=["CPUExecutionProvider"])
         height, width = self.session.get_inputs()[0].shape[1:3]
         batch = settings.get("batch", -1)
-        self.shapes = {
+        self.shapes: dict[str, tuple[int, ...]] = {
             "image": (batch, height, width, 3),
             "anomaly_map": (batch, height, width),
             settings.get("score", "pred_score"): (batch,),
@@ -130,7 +130,7 @@ class Engine:
         return len(self.shapes)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.shapes)[index]
+        return [*self.shapes][index]
 
     def get_tensor_mode(self, name: str) -> Mode:
         return Mode.INPUT if name == "image" else Mode.OUTPUT
