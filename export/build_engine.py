@@ -96,26 +96,7 @@ def build(
     passports = {step.name: _passport(bundle, library, step, capabilities, options) for step in steps}
     if not again and (there := _there(bundle, steps, passports)) is not None:
         return there
-    begin = time.monotonic()
-
-    def make(step: Rung, model: onnx.ModelProto) -> Compiled | Built:
-        there = None if again or step is steps[0] else _there(bundle, (step,), passports)
-        return there or compile_engine(library, model, step.precision, options, title=f"Building {target}-{step.name}")
-
-    climbed = climb(steps, make)
-    step, made = climbed.rung, climbed.made
-    if isinstance(made, Built):  # a lower rung that the bundle has from an earlier request
-        return replace(made, tried=climbed.tried)
-    attempts = tuple(
-        Attempt(rung=name, made_from=passports[name].made_from, reason=reason) for name, reason in climbed.tried.items()
-    )
-    passport = passports[step.name].model_copy(update={"tried": attempts})
-    path = _keep(bundle, passport, made)
-    if timing_cache is not None and made.timing_cache is not None:
-        measured = made.timing_cache
-        write_whole(timing_cache, lambda path: _write(path, measured))
-    seconds, layers = time.monotonic() - begin, (made.layers, made.on_dla)
-    return Built(step.name, name_of(passport), path, passport, seconds, False, climbed.tried, layers)
+    return _build(bundle, library, steps, passports, options, again=again)
 
 
 def name_of(passport: Passport) -> str:
@@ -217,6 +198,39 @@ def _passport(
         dla=options.dla,
         flags=tuple(flags),
     )
+
+
+def _build(
+    bundle: Bundle,
+    library: Library,
+    steps: Sequence[Rung],
+    passports: Mapping[str, Passport],
+    options: Options,
+    *,
+    again: bool,
+) -> Built:
+    """Climb the ladder and keep the engine of the rung that can be built."""
+    begin = time.monotonic()
+
+    def make(step: Rung, model: onnx.ModelProto) -> Compiled | Built:
+        there = None if again or step is steps[0] else _there(bundle, (step,), passports)
+        title = f"Building {passports[step.name].target}-{step.name}"
+        return there or compile_engine(library, model, step.precision, options, title=title)
+
+    climbed = climb(steps, make)
+    step, made = climbed.rung, climbed.made
+    if isinstance(made, Built):  # a lower rung that the bundle has from an earlier request
+        return replace(made, tried=climbed.tried)
+    attempts = tuple(
+        Attempt(rung=name, made_from=passports[name].made_from, reason=reason) for name, reason in climbed.tried.items()
+    )
+    passport = passports[step.name].model_copy(update={"tried": attempts})
+    path = _keep(bundle, passport, made)
+    if options.timing_cache is not None and made.timing_cache is not None:
+        measured = made.timing_cache
+        write_whole(options.timing_cache, lambda path: _write(path, measured))
+    seconds, layers = time.monotonic() - begin, (made.layers, made.on_dla)
+    return Built(step.name, name_of(passport), path, passport, seconds, False, climbed.tried, layers)
 
 
 def _there(bundle: Bundle, steps: Sequence[Rung], passports: Mapping[str, Passport]) -> Built | None:

@@ -205,10 +205,13 @@ def _timing_cache(library: Library, config: Any, path: Path, log: Log) -> Any:
         known = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise ConfigError(f"{path}: the timing cache cannot be read ({error.strerror}); name another file") from error
+    log.clear()
     cache = config.create_timing_cache(known)
-    if cache is None or not config.set_timing_cache(cache, False) or (known and log.warned()):
+    taken = cache is not None and config.set_timing_cache(cache, False)
+    complaint = log.warned()  # a file of another version, or of anything else, is met with a warning only
+    if not taken or "timing cache" in complaint.lower():
         raise ConfigError(
-            f"{path}: not a timing cache of {library} on this GPU ({log.warned() or log.reason()}); "
+            f"{path}: not a timing cache of {library} on this GPU ({complaint or log.reason()}); "
             "delete it, or name another file"
         )
     return cache

@@ -776,22 +776,68 @@ def test_full_tensorrt_without_a_driver_is_one_line_and_code_3(small: Bundle) ->
     assert re.fullmatch(r"edgead build: no NVIDIA driver \(.*\n", done.stderr)
 
 
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment with a driver of capability 8.7, and TensorRT 10.3 whose factories answer with null."""
+def environment(folder: Path, module: str, *paths: Path) -> dict[str, str]:
+    """Return an environment with a stand-in of the driver, of capability 8.7, and a module in place of tensorrt."""
     if shutil.which("gcc") is None:
         pytest.skip("no C compiler for the stand-in of the driver: install gcc")
-    folder = tmp_path_factory.mktemp("stand-in")
     driver_stand_in.build(folder)
-    home = folder_of("10.3.0")
-    (folder / "tensorrt").mkdir()
-    (folder / "tensorrt" / "__init__.py").write_text(
-        "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
-    )
+    (folder / "tensorrt.py").write_text(f"from {module} import *\nfrom {module} import __version__\n")
     return {
-        "LD_LIBRARY_PATH": f"{folder}:{home / 'lib'}",
-        "PYTHONPATH": os.pathsep.join([str(folder), str(home), str(Path(__file__).parents[1])]),
+        "LD_LIBRARY_PATH": os.pathsep.join(str(each / "lib") for each in paths) + os.pathsep + str(folder),
+        "PYTHONPATH": os.pathsep.join(map(str, [folder, *paths, Path(__file__).parents[1]])),
     }
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """TensorRT 10.3 whose factories answer with null."""
+    return environment(tmp_path_factory.mktemp("stand-in"), "tensorrt_bindings", folder_of("10.3.0"))
+
+
+@pytest.fixture(scope="module")
+def in_its_clothes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """TensorRT-RTX in the clothes of full TensorRT, so that its calls meet a real builder."""
+    return environment(tmp_path_factory.mktemp("clothes"), "tensorrt_rtx")
+
+
+def test_full_tensorrt_is_built_for_the_gpu_and_driver_that_are_here(
+    small: Bundle, in_its_clothes: dict[str, str], tmp_path: Path
+) -> None:
+    cache = tmp_path / "kernels.cache"
+    words = ["build", str(small.path), "--target", "tensorrt", "--precision", "fp32", "--json"]
+    words += ["--optimisation-level", "2", "--timing-cache", str(cache)]
+    done = run_edgead(words, **in_its_clothes)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)["engines"]["fp32"]
+    written = made["passport"]
+    assert (made["artefact"], made["cached"], written["gpu"]) == ("tensorrt-fp32", False, "Stand-in GPU 0")
+    assert (written["compute_capabilities"], written["driver"]) == (["8.7"], "13.0")
+    assert "optimisation-level=2" in written["flags"]
+    assert cache.stat().st_size > 100
+    again = run_edgead(words, **in_its_clothes)
+    assert json.loads(again.stdout)["engines"]["fp32"]["cached"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--timing-cache", "FILE"], "not a timing cache of TensorRT"),
+        (["--timing-cache", "."], "the timing cache cannot be read (Is a directory)"),
+        (["--precision", "fp16", "--dla", "0", "--max-batch", "1"], "finds 0 DLA cores on this machine; leave --dla"),
+    ],
+)
+def test_a_timing_cache_or_dla_that_does_not_fit_is_refused(
+    small: Bundle, in_its_clothes: dict[str, str], tmp_path: Path, words: list[str], told: str
+) -> None:
+    (tmp_path / "FILE").write_bytes(b"not a cache" * 30)
+    add(small, "fp16", inspection())
+    before = state(tmp_path)
+    given = [str(tmp_path / word) if word == "FILE" else word for word in words]
+    base = ["build", str(small.path), "--target", "tensorrt", "--precision", "fp32"]
+    done = run_edgead([*base, *given], **in_its_clothes)
+    assert done.returncode == 2
+    assert told in done.stderr.splitlines()[-1]
+    assert state(tmp_path) == before
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ class Library:
 
     def aim(self, config: Any, capabilities: Sequence[str]) -> None:
         """Choose what TensorRT-RTX builds for; full TensorRT builds for the GPU that is here."""
-        if not hasattr(self.trt, "ComputeCapability"):
+        if not capabilities or not hasattr(self.trt, "ComputeCapability"):
             return
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
