@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgead.errors import ArtefactError, ConfigError, nearest
+from edgead.errors import ArtefactError, ConfigError
 from edgead.onnx_graph import NETWORKS, has_modules, network_of
 from export.retype import retype
 from export.typed import QUANTIZE, Typed, finish, prepare
@@ -86,7 +86,7 @@ def to_float16(model: onnx.ModelProto, *, overflowing: Collection[str] = ()) -> 
     unknown = sorted(set(overflowing) - typed.floats)
     if unknown:
         raise ArtefactError(
-            f"the model has no fp32 tensor '{unknown[0]}'{nearest(unknown[0], typed.floats)}; "
+            f"the model has no fp32 tensor '{unknown[0]}', which overflows in the calibration; "
             "calibrate with the model that is converted: edgead quantize"
         )
     choice = _Choice(typed, frozenset(overflowing))
