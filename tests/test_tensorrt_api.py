@@ -141,8 +141,9 @@ def branches(test: ast.expr) -> tuple[Conditions, Conditions]:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         yes, no = branches(test.operand)
         return no, yes
-    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
-        return nothing.union(*(branches(each)[0] for each in test.values)), nothing
+    if isinstance(test, ast.BoolOp):
+        yes, no = (nothing.union(*sides) for sides in zip(*map(branches, test.values), strict=True))
+        return (yes, nothing) if isinstance(test.op, ast.And) else (nothing, no)
     name = None
     if isinstance(test, ast.Call) and chain(test.func) == ["hasattr"] and isinstance(test.args[1], ast.Constant):
         name = test.args[1].value
@@ -252,7 +253,7 @@ def f(trt, builder, self):
     else:
         trt.Old()
     both = trt.A if hasattr(trt, "A") and self.is_typed else trt.B
-    if not hasattr(trt, "Late"):
+    if not self or not hasattr(trt, "Late"):
         return
     trt.Late.x
 """
