@@ -11,6 +11,7 @@
  *   FAKE_CUDA_INTEGRATED=1        the GPU shares the memory of the host
  *   FAKE_CUDA_DEVICES=N           how many GPUs there are (1)
  *   FAKE_CUDA_MEMORY=BYTES        what a GPU holds (1 GiB)
+ *   FAKE_CUDA_WITHOUT=NAME        cuda-python does not find this function, as in an older driver
  * and asked by the functions whose names begin with fake_cuda_.
  */
 #define _GNU_SOURCE
@@ -398,6 +399,7 @@ Result cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t
     (void)version, (void)flags;
     if (!self && dladdr((void *)cuInit, &info)) self = dlopen(info.dli_fname, RTLD_NOW | RTLD_NOLOAD);
     *found = NULL;
+    if (getenv("FAKE_CUDA_WITHOUT") && !strcmp(getenv("FAKE_CUDA_WITHOUT"), name)) return NOT_FOUND;
     for (size_t i = 0; i < 2 && !*found; i++) {
         char versioned[128];
         snprintf(versioned, sizeof versioned, "%s%s", name, SUFFIXES[i]);

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
-from driver_stand_in import calls, driver, live, on_stand_in, told
+from driver_stand_in import build, calls, driver, live, on_stand_in, told
 
 from edgead.errors import ArtefactError, ConfigError, EdgeadError, MissingError
 from edgead.runtime.cuda import LIBRARIES, Device, open_device
@@ -265,6 +269,29 @@ def test_a_gpu_that_is_not_there(library: str) -> None:
 @on_stand_in
 def test_a_library_that_is_not_one() -> None:
     assert "did you mean 'pycuda'" in refusal(lambda: open_device(prefer="pycude"), ConfigError)
+
+
+@on_stand_in
+def test_without_a_library_it_says_what_to_install() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pycuda", None)
+        assert "pip install '.[pycuda]'" in refusal(lambda: open_device(prefer="pycuda"), MissingError)
+        patch.setitem(sys.modules, "cuda.bindings", None)
+        line = refusal(open_device, MissingError)
+    assert "neither cuda-python nor pycuda is installed" in line
+    assert "pip install '.[tensorrt]'" in line
+
+
+def test_a_driver_older_than_the_library_says_so(tmp_path: Path) -> None:
+    build(tmp_path)
+    code = (
+        "from edgead.runtime.cuda import open_device as o\nd = o(prefer='cuda-python')\nwith d.current(): d.memory(1)"
+    )
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "FAKE_CUDA_WITHOUT": "cuMemAlloc"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("edgead.errors.MissingError: the NVIDIA driver has no cuMemAlloc"), done.stderr
+    assert "install cuda-bindings of its CUDA version" in last
 
 
 @pytest.mark.skipif(HAS_DRIVER, reason="here is a driver")
