@@ -326,6 +326,15 @@ assert library.capabilities == (), library.capabilities
 
 class Config:
     num_compute_capabilities = progress_monitor = None
+    def __init__(self): self.flags = {trt.BuilderFlag.TF32}
+    def set_flag(self, flag): self.flags.add(flag)
+    def clear_flag(self, flag): self.flags.discard(flag)
+
+for precision, weak in (("fp32", ()), ("fp16", ("FP16",)), ("int8", ("FP16", "INT8"))):
+    config = Config()
+    library.set_precision(config, precision)
+    wanted = set() if library.is_typed else {trt.BuilderFlag.__members__[name] for name in weak}
+    assert config.flags == wanted, (precision, config.flags)
 
 class Steps:
     def start(self, phase, parent, steps): self.started = (phase, parent, steps)
