@@ -101,8 +101,9 @@ def constants(model: Any) -> dict[str, npt.NDArray[Any]]:
     for node in model.graph.node:
         if node.op_type == "Constant":
             value = onnx.helper.get_attribute_value(node.attribute[0])
-            array = onnx.numpy_helper.to_array(value) if node.attribute[0].name == "value" else np.asarray(value)
-            found[node.output[0]] = array
+            kind = np.float32 if "float" in node.attribute[0].name else None  # value_float, value_floats
+            is_tensor = node.attribute[0].name == "value"
+            found[node.output[0]] = onnx.numpy_helper.to_array(value) if is_tensor else np.asarray(value, kind)
     return found
 
 
