@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnxruntime
 import pytest
 import yaml
-from onnx import TensorProto, helper, numpy_helper
 from test_runners import HW, images, tiny
 
 from edgead.bundle import Bundle, BundleInfo
@@ -21,8 +18,8 @@ from edgead.cli import main
 from edgead.config import CameraConfig, StationConfig
 from edgead.engine_passport import Passport
 from edgead.errors import ArtefactError, ConfigError, MissingError
-from edgead.runtime.onnx_runner import OnnxRunner
 from edgead.runtime.open import BACKENDS, backend_of, doubt, open_model, open_runner
+from edgead.runtime.openvino_runner import OpenVINORunner
 from edgead.runtime.station import run_station
 from edgead.thresholds import threshold_from_good
 
@@ -139,67 +136,28 @@ def test_a_model_in_no_bundle_opens_where_models_do(tmp_path: Path) -> None:
         open_model(path, "tensorrt")
 
 
-def half_scales(path: Path) -> npt.NDArray[np.float64]:
-    """Write Q/DQ with float16 scales around two convolutions and a ReLU; returns the map of ``images(2)``."""
-    rng = np.random.default_rng(3)
-    kernels = [rng.integers(-127, 128, shape).astype(np.int8) for shape in ((16, 3, 1, 1), (16, 16, 1, 1))]
-    steps = (2.0, 2.0**-4)  # of the two activations; powers of two, which float16 holds
-    weight_step = 2.0**-9
-    nodes, constants = [], {"zero": np.int8(0), "channels": np.array([1]), "pixels": np.array([1, 2])}
-    nodes.append(helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT16))
-    nodes.append(helper.make_node("Transpose", ["float"], ["x0"], perm=[0, 3, 1, 2]))
-    for index, (kernel, step) in enumerate(zip(kernels, steps, strict=True)):
-        constants |= {f"k{index}": kernel, f"step{index}": np.float16(step)}
-        constants |= {f"ks{index}": np.full(16, weight_step, np.float16), f"kz{index}": np.zeros(16, np.int8)}
-        nodes += [
-            helper.make_node("QuantizeLinear", [f"x{index}", f"step{index}", "zero"], [f"q{index}"]),
-            helper.make_node("DequantizeLinear", [f"q{index}", f"step{index}", "zero"], [f"d{index}"]),
-            helper.make_node("DequantizeLinear", [f"k{index}", f"ks{index}", f"kz{index}"], [f"w{index}"], axis=0),
-            helper.make_node("Conv", [f"d{index}", f"w{index}"], [f"c{index}"]),
-            helper.make_node("Relu", [f"c{index}"], [f"x{index + 1}"]),
-        ]
-    nodes += [
-        helper.make_node("Cast", ["x2"], ["wide"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["wide", "channels"], ["anomaly_map"], keepdims=0),
-        helper.make_node("ReduceMax", ["anomaly_map", "pixels"], ["pred_score"], keepdims=0),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "half",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", *HW, 3])],
-        [
-            helper.make_tensor_value_info("anomaly_map", TensorProto.FLOAT, ["batch", *HW]),
-            helper.make_tensor_value_info("pred_score", TensorProto.FLOAT, ["batch"]),
-        ],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
-    x = images(2).astype(np.float64)
-    for kernel, step in zip(kernels, steps, strict=True):
-        quantised = np.clip(np.rint(x / step), -128, 127) * step
-        x = np.maximum(quantised @ (kernel[:, :, 0, 0].T * weight_step), 0)
-    return x.mean(axis=3)
+@pytest.fixture(scope="module")
+def quantised(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A copy of the trained run with its fp16 and int8 models."""
+    folder = tmp_path_factory.mktemp("quantised")
+    run = shutil.copytree(trained, folder / "run")
+    assert main(["quantize", str(run), "--images", "8", "--calibration-data", str(folder), "--threads", "1"]) == 0
+    return Bundle.open(run)
 
 
-def test_float16_scales_are_run_as_they_stand(tmp_path: Path) -> None:
-    bundle = bundle_of(tmp_path)
-    wanted = half_scales(tmp_path / "m.onnx")
-    bundle.add(
-        "int8-fp16",
-        lambda path: shutil.copyfile(tmp_path / "m.onnx", path) and None,
-        kind="onnx",
-        precision="int8",
-        made_from="fp32",
-        tools={},
-    )
-    with open_runner(bundle, "int8-fp16", threads=1) as runner:
-        np.testing.assert_allclose(runner.infer(images(2)).anomaly_map, wanted, rtol=1e-2, atol=wanted.max() * 5e-3)
-        assert isinstance(runner, OnnxRunner)
-        # Only larger graphs show what the optimiser does to them, so it is asked whether it was off.
-        level = runner._session.get_session_options().graph_optimization_level
-    assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("artefact", ["fp16", "int8", "int8-fp16"])
+def test_smaller_precisions_stay_near_on_both_backends(
+    quantised: Bundle, smooth_images: npt.NDArray[np.uint8], artefact: str, backend: str
+) -> None:
+    with open_runner(quantised, "fp32", threads=1) as exact:
+        wanted = exact.infer(smooth_images[:8]).anomaly_map
+    with open_runner(quantised, artefact, backend=backend, threads=1) as runner:
+        found = runner.infer(smooth_images[:8]).anomaly_map
+        if artefact != "fp16" and isinstance(runner, OpenVINORunner):
+            assert sum(precision in ("i8", "u8") for precision in runner.layers().values()) > 100
+    # Optimised by ONNX Runtime, int8-fp16 is off by more than this.
+    assert np.abs(found - wanted).mean() < (0.001 if artefact == "fp16" else 0.01) * np.abs(wanted).mean()
 
 
 # ---- what a station trusts
@@ -304,6 +262,22 @@ def test_bench_takes_a_backend_for_each_artefact(copied: Path, capsys: pytest.Ca
     assert "did you mean 'openvino'?" in answer(capsys, "bench", copied, "--artefacts", "fp32@openvno", *few, code=2)
     assert "there is no backend ''" in answer(capsys, "bench", copied, "--artefacts", "fp32@", *few, code=2)
     assert "no artefact 'fp23'" in answer(capsys, "bench", copied, "--artefacts", "fp23@openvino", *few, code=2)
+
+
+def test_a_backend_that_does_not_exist_is_one_line(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values: dict[str, Any] = {"bundle": "run", "output": "out", "cameras": [{"name": "cam", "uri": SIM}]}
+    (tmp_path / "station.yaml").write_text(yaml.safe_dump({**values, "backend": "openvno"}))
+    for words in (
+        ["stream", tmp_path / "station.yaml"],
+        ["evaluate", copied, "--backend", "openvno"],
+        ["threshold", copied, "--backend", "openvno"],
+        ["bench", copied, "--artefacts", "fp32", "--backend", "openvno"],
+    ):
+        told = answer(capsys, *words, code=2)
+        assert told == f"edgead {words[0]}: there is no backend 'openvno', did you mean 'openvino'?\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_stream_takes_a_backend(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
