@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 
-from benchmarks.parity import Certificate, Images, certificate_path, certify, read_certificate
+from benchmarks.parity import Certificate, Images, certificate_path, certify, certifying, read_certificate
 from benchmarks.parity.certifying import pairs, precision_of
 from benchmarks.parity.difference import difference
 from benchmarks.parity.networks import network_differences
@@ -25,9 +25,12 @@ from edgead.bundle_file import write_json
 from edgead.cfrg import checkpoint
 from edgead.cli import main
 from edgead.datasets import open_dataset
+from edgead.engine_passport import Passport
 from edgead.errors import ArtefactError, DataError
 from edgead.images import write_png
 from edgead.onnx_graph import read_model, write_model
+from edgead.runtime.nvidia_driver import Gpu
+from edgead.runtime.torch_runner import TorchRunner
 from edgead.thresholds import Threshold
 from export.float16 import to_float16
 
@@ -271,6 +274,47 @@ def test_the_page_stands_alone_and_shows_both_maps(line: Line) -> None:
     assert not re.search(r"\b(nan|inf|None)\b", text)
     for section in ("Gates", "Verdicts and scores", "Accuracy", "Network by network", "Provenance"):
         assert section in text
+
+
+def test_an_engine_is_compared_end_to_end_only(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine needs a GPU: here torch itself stands in for the runner, and a made-up GPU for the driver."""
+
+    def stand_in(bundle: Bundle, artefact: str, *, backend: str, threads: int) -> TorchRunner:
+        assert (artefact, backend) == ("tensorrt-fp16", "tensorrt")
+        return TorchRunner(bundle.file("checkpoint"), threads=threads)
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"plan")
+
+    passport = Passport(
+        target="tensorrt",
+        version="10.3.0",
+        precision="fp16",
+        rung="fp16",
+        source="fp32",
+        onnx="model.fp32.onnx",
+        made_from=line.bundle.artefacts["fp32"].sha256,
+        gpu="NVIDIA Stand-in",
+        compute_capabilities=("8.7",),
+        driver="12.6",
+        platform="linux-aarch64",
+        max_batch=8,
+        size_hw=(64, 64),
+    ).model_dump(mode="json")
+    line.bundle.add(
+        "tensorrt-fp16", write, kind="engine", precision="fp16", made_from="fp32", tools={}, passport=passport
+    )
+    monkeypatch.setattr(certifying, "open_runner", stand_in)
+    monkeypatch.setattr(certifying, "gpu", lambda: Gpu("NVIDIA Stand-in", "8.7", "12.6"))
+    assert ("tensorrt-fp16", "tensorrt") in pairs(line.bundle)[0]
+    found = certify(line.bundle, "tensorrt-fp16", line.images(), threads=1).certificate
+    assert found.passed
+    assert (found.networks, found.backend) == ((), "tensorrt")
+    assert "end to end only" in found.networks_note
+    assert [gate.name for gate in found.gates] == ["image_AUROC_drop"]
+    assert found.libraries["tensorrt"] == "10.3.0"
+    assert found.machine["gpu"] == "NVIDIA Stand-in (8.7)"
+    assert Bundle.open(line.bundle.path).deployable("tensorrt-fp16", "tensorrt")
 
 
 def test_all_certifies_every_artefact_on_every_backend(line: Line) -> None:

@@ -236,6 +236,15 @@ def test_the_images_nearest_to_flipping_are_kept() -> None:
     assert first.reference_map.max() == pytest.approx(found.reference_scores[first.place])
 
 
+def test_images_that_flip_are_kept_before_those_that_only_come_near() -> None:
+    ng = float(scores()[20]) - 1e-4
+    found = compare(FakeRunner(HW), Off(score=-2e-4), shown(), threshold=threshold(ng))
+    assert found.flips is not None
+    count = found.flips.count
+    assert {near.place for near in found.near[:count]} == set(found.flips.images)
+    assert [near.flipped for near in found.near] == [True] * count + [False] * (6 - count)
+
+
 def test_no_images_and_odd_answers_are_refused() -> None:
     with pytest.raises(DataError, match="no images"):
         compare(FakeRunner(HW), FakeRunner(HW), [])

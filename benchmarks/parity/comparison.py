@@ -61,6 +61,7 @@ class Near:
 
     Attributes:
         place: among the images compared.
+        flipped: its verdict differs.
         room: how many times the present difference of its scores would flip its verdict.
     """
 
@@ -70,6 +71,7 @@ class Near:
     candidate_map: AnomalyMap
     reference_score: float
     candidate_score: float
+    flipped: bool
     room: float
 
 
@@ -86,7 +88,7 @@ class Comparison:
         score_relative: largest difference of a score relative to the reference's.
         flips: None without a threshold.
         changes: of metrics; image_AUROC and pixel_AUPRO first, with intervals.
-        near: images nearest to flipping, nearest first; without a threshold those whose scores differ most.
+        near: images that flip, then those nearest to it; without a threshold those whose scores differ most.
     """
 
     reference: str
@@ -151,8 +153,9 @@ def compare(
             sides[0].add(shown, first_map, first)
             sides[1].add(shown, second_map, second)
             differences.add(first_map, second_map)
+            flipped = threshold is not None and threshold.verdict(first) != threshold.verdict(second)
             left = room(first, second, threshold)
-            kept.offer(Near(len(seen), shown, first_map, second_map, first, second, left))
+            kept.offer(Near(len(seen), shown, first_map, second_map, first, second, flipped, left))
             seen.append((shown.sample, shown.digest))
             advance(1)
     if not seen:
@@ -201,15 +204,15 @@ class _Kept:
     """The few images nearest to flipping so far, with their maps."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Near]] = []
+        self._heap: list[tuple[bool, float, int, Near]] = []
 
     def offer(self, near: Near) -> None:
-        heapq.heappush(self._heap, (-near.room, near.place, near))
+        heapq.heappush(self._heap, (near.flipped, -near.room, near.place, near))
         if len(self._heap) > _SHOWN:
             heapq.heappop(self._heap)
 
     def nearest(self) -> tuple[Near, ...]:
-        return tuple(near for _, _, near in sorted(self._heap, reverse=True))
+        return tuple(near for *_, near in sorted(self._heap, reverse=True))
 
 
 def _infer(runner: Runner, shown: Shown) -> tuple[AnomalyMap, float]:

@@ -160,8 +160,8 @@ def _measured(found: Comparison) -> dict[str, Measured]:
             None if found.flips is None else float(found.flips.count),
             "there is no threshold; find one: edgead threshold",
         ),
-        "image_AUROC_drop": (None if auroc is None else -auroc, f"the images have no {lacking} ones; add some"),
-        "pixel_AUPRO_drop": (None if aupro is None else -aupro, f"{no_mask}; add some"),
+        "image_AUROC_drop": (None if auroc is None else 0.0 - auroc, f"the images have no {lacking} ones; add some"),
+        "pixel_AUPRO_drop": (None if aupro is None else 0.0 - aupro, f"{no_mask}; add some"),
     }
 
 

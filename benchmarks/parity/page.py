@@ -120,8 +120,8 @@ def _verdicts(certified: Certified) -> Markup:
         whose = "its own" if at.artefact == found.artefact else f"that of {at.artefact}, having none of its own"
         note = (
             f"Both judge by one threshold, {whose}: UNSURE above {at.unsure:.5g}, NG above {at.ng:.5g}. "
-            f"{found.ties or 'No'} scores differ only by lying on a limit. Below: the images nearest to flipping; "
-            "room says how many times the present difference of the scores it would take."
+            f"{found.ties or 'No'} scores differ only by lying on a limit. Below: the images that flip, then those "
+            "nearest to it; room says how many times the present difference of the scores it would take."
         )
     chart = _chart(found.scores, limits, found) if found.scores is not None else None
     return section("Verdicts and scores", chart, *cards(certified), note=note)

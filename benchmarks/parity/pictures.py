@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.parity.certificate import Certificate
 from benchmarks.parity.certifying import Certified
 from benchmarks.parity.comparison import Near
-from benchmarks.report.markup import Markup, tag
+from benchmarks.report.markup import Markup, join, tag
 from benchmarks.report.picture import colour_bar, data_uri
 from edgead.images import AnomalyMap, Image, outline, overlay, resize
 
@@ -47,7 +47,7 @@ def _card(near: Near, found: Certificate, low: float, high: float) -> Markup:
         tag(
             "p",
             tag("strong", "Good" if sample.is_good else sample.defect),
-            *marks,
+            join(marks, " → "),
             tag("span", scores, class_="score"),
             class_="line",
         ),

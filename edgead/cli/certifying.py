@@ -136,12 +136,33 @@ def _answer(bundle: Bundle, found: list[Certificate], left_out: dict[str, str], 
     else:
         document |= {"artefact": first.artefact, "backend": first.backend, "file": files[0], "parity": summaries[0]}
     body: list[Table | str] = []
-    for certificate, file in zip(found, files, strict=True):
-        body += [*_told(certificate), f"certificate: {file}, page: {Path(file).with_suffix('.html')}"]
+    if every:
+        body += [_overview(found), f"certificates and their pages: {bundle.path / 'parity'}"]
+    else:
+        body += [*_told(first), f"certificate: {files[0]}, page: {Path(files[0]).with_suffix('.html')}"]
     body += [f"not certified here: {name}: {reason}" for name, reason in left_out.items()]
     missed = next((each for each in found if not each.passed), None)
     gate = None if missed is None else missed.missed
     return Answer(document, body, f"{missed.artefact}: {gate.sentence}" if missed and gate else None)
+
+
+def _overview(found: list[Certificate]) -> Table:
+    """Tell all artefacts in one table, a line each."""
+    rows = [
+        (
+            each.artefact,
+            each.candidate,
+            None if each.flips is None else each.flips,
+            _points(each.metrics["image_AUROC"].change),
+            _points(each.metrics["pixel_AUPRO"].change),
+            "deployable" if each.missed is None else each.missed.sentence,
+        )
+        for each in found
+    ]
+    columns = ("artefact", "runs on", ">flips", ">image AUROC, change", ">AUPRO, change", "")
+    dataset = found[0].dataset
+    title = f"Parity with {found[0].reference} on {found[0].images} images, {dataset.defective} of them defective"
+    return table(title, columns, rows)
 
 
 def _told(certificate: Certificate) -> list[Table | str]:
