@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_in(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "pytest", "-p", "benchmarks.pytest_plugin", "-p", "no:cacheprovider"]
+    # By its module, whether or not this edgead is installed with its entry point, which could not load it twice.
+    command = [sys.executable, "-m", "pytest", "-p", "no:edgead", "-p", "benchmarks.pytest_plugin"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "", "PYTEST_ADDOPTS": ""}
     return subprocess.run(
         [*command, "--rootdir", str(folder), *map(str, words)],

@@ -39,7 +39,11 @@ from edgead.runtime.torch_runner import TorchRunner
 if TYPE_CHECKING:
     from edgead.cfrg.model import Cfrg
 
-_ENGINE_NOTE = "an engine gives no tensors between its networks: it was compared end to end only"
+_NOTES = {
+    "engine": "an engine gives no tensors between its networks: it was compared end to end only",
+    "checkpoint": "a checkpoint runs on torch itself: it was compared end to end only",
+    "onnx": "",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +156,7 @@ def _measure(
     source = threshold_of(bundle, artefact)
     size_hw = bundle.info.size_hw
     networks: tuple[Difference, ...] = ()
-    note = _ENGINE_NOTE if bundle.artefacts[artefact].kind == "engine" else ""
+    note = _NOTES[bundle.artefacts[artefact].kind]
     if can_isolate(bundle, artefact):
         few = (each.image for each in shown(choose(images.samples, IMAGES), size_hw))
         networks = network_differences(bundle, artefact, cfrg, few, backend=backend, threads=threads)

@@ -197,4 +197,7 @@ def _with_proof(gate: Gate, change: Change, found: Comparison) -> Gate:
         loss, how = binomial_upper(0, few), f"no image changed its rank, but {few} of a kind could hide a loss of"
     proven = loss <= gate.limit + _ROUNDING
     told = f"{how} {loss:.2g}" + ("" if proven or not gate.passed else ": too few images to prove the gate")
+    pair = 1 / (counts.good * counts.defective)
+    if gate.name == "image_AUROC_drop" and pair > gate.limit:
+        told += f"; so few images that one pair that changes places costs {pair:.2g}"
     return gate.model_copy(update={"proven": proven, "note": told})
