@@ -265,6 +265,8 @@ def test_progress_of_nested_phases_only_grows_and_ends_at_all() -> None:
     assert progress.share == pytest.approx(1 / 8 + 1 / 16)
     progress.finish("within")
     progress.finish("first")  # before the phase around it counts it
+    progress.step("unknown", 7)
+    assert progress.share < 1 / 8
     progress.step("all", 0)
     assert progress.share == pytest.approx(1 / 2)
     progress.step("unknown", 7)
@@ -754,6 +756,15 @@ def test_a_sound_engine_without_a_driver_is_not_blamed(rtx: Library, engine: byt
         rtx.deserialise(engine)
     with pytest.raises(ArtefactError, match="cannot be read"):
         rtx.deserialise("nowhere.engine")
+
+
+@pytest.mark.parametrize("content", [b"", b"# not a model\n" * 40, inspection().SerializeToString()[:200]])
+def test_the_parser_is_not_believed_when_it_takes_nothing_for_a_network(rtx: Library, content: bytes) -> None:
+    log = rtx.log()
+    builder = rtx.builder(log)
+    network = rtx.network(builder)
+    with pytest.raises(ArtefactError, match=r"finds 0 inputs and 0 outputs in it|cannot read it"):
+        rtx.parse(network, content, log)
 
 
 # ---- the driver and the libraries
