@@ -23,10 +23,10 @@ _PRECISIONS: dict[Hint, str] = {"fp32": "f32", "bf16": "bf16"}
 class OpenVINORunner:
     """An open inspection model, compiled for one image; a batch runs image by image. One thread may use it at a time.
 
-    Image by image because that measures fastest where it counts: cfrg-lite0 at 256x256 takes 15.3 ms an image in
-    batches of one, 16.6 in batches of four and 17.8 in batches of eight (one thread), since one image's tensors stay in
-    the cache. A model compiled for any batch takes 16.8 ms, and a model for each batch size costs three times the
-    file's size in memory each. So an image's map also does not depend on its neighbours.
+    Image by image because that is fastest in float32, where one image's tensors stay in the cache: cfrg-lite0 at
+    256x256 takes 15.3 ms an image in batches of one, 16.6 in batches of four and 17.8 in batches of eight (one thread,
+    2 cores AMD EPYC; 16.8 where the batch is left open). In int8 batches of four would gain 14 % (5.7 ms instead of
+    6.7, two threads), for a second compiled model. An image's map does not depend on its neighbours either.
 
     Attributes:
         name: ``openvino-cpu``, ``openvino-gpu``; with ``-bf16`` where it multiplies in bfloat16.
