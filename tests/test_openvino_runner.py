@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
 from collections import Counter
@@ -14,10 +13,10 @@ import numpy.typing as npt
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_runners import images, tiny
+from test_runners import tiny
 
 from edgead.bundle import Bundle
-from edgead.errors import ArtefactError, ConfigError, DataError, MissingError
+from edgead.errors import ArtefactError, ConfigError, MissingError
 from edgead.runtime.onnx_runner import OnnxRunner
 from edgead.runtime.openvino_runner import OpenVINORunner, refuse_without_bf16
 from edgead.runtime.runner import usable_cores
@@ -152,80 +151,11 @@ def test_q_dq_runs_as_int8(tmp_path: Path) -> None:
         assert runner.layers()["the_convolution"] in {"i8", "u8"}
 
 
-def test_answers_belong_to_the_caller(tmp_path: Path) -> None:
+def test_layers_of_a_closed_runner_are_refused(tmp_path: Path) -> None:
     runner = OpenVINORunner(tiny(tmp_path / "m.onnx"), threads=1)
-    first = runner.infer(images(2, seed=1))
-    kept = first.anomaly_map.copy()
-    runner.infer(images(2, seed=2)).anomaly_map[:] = -1
-    first.pred_score[:] = 7  # writable
     runner.close()
-    runner.close()
-    gc.collect()
-    np.testing.assert_array_equal(first.anomaly_map, kept)
-    np.testing.assert_allclose(kept, images(2, seed=1).mean(axis=3), rtol=1e-6)
-    with pytest.raises(ArtefactError, match="has been closed"):
-        runner.infer(images(1))
     with pytest.raises(ArtefactError, match="has been closed"):
         runner.layers()
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (images(1).astype(np.float32), "images are float32; expected uint8"),
-        (images(1)[:, :4], "edgead.images.resize"),
-        (images(3), "3 images in a batch.*1 to 2"),
-        (images(1)[:0], "0 images in a batch"),
-    ],
-)
-def test_wrong_images_are_refused(tmp_path: Path, wrong: Any, message: str) -> None:
-    with (
-        OpenVINORunner(tiny(tmp_path / "m.onnx"), threads=1, max_batch=2) as runner,
-        pytest.raises(DataError, match=message),
-    ):
-        runner.infer(wrong)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({"image": "input"}, "not an inspection model, it has input uint8"),
-        ({"score": "score"}, "not an inspection model"),
-        ({"dtype": TensorProto.FLOAT}, r"image float32 \(\?, 8, 12, 3\)"),
-        ({"batch": 1}, "takes batches of 1 only"),
-        ({"hw": ("h", "w")}, r"image uint8 \(\?, \?, \?, 3\) is no image of a fixed size"),
-    ],
-)
-def test_models_of_another_kind_are_refused(tmp_path: Path, model: dict[str, Any], message: str) -> None:
-    with pytest.raises(ArtefactError, match=message) as caught:
-        OpenVINORunner(tiny(tmp_path / "m.onnx", **model), threads=1)
-    assert "edgead export" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", ["missing", "folder", "empty", "text", "truncated", "zeros"])
-def test_files_that_are_no_models_are_refused(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "m.onnx"
-    data = tiny(path).read_bytes()
-    contents = {"empty": b"", "text": b"hello, station\n" * 9, "truncated": data[: len(data) // 2], "zeros": bytes(500)}
-    path.unlink()
-    if kind == "folder":
-        path.mkdir()
-    elif kind in contents:
-        path.write_bytes(contents[kind])
-    with pytest.raises(ArtefactError, match="edgead export") as caught:
-        OpenVINORunner(path, threads=1)
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")  # its other readers would print what they make of the file
-
-
-@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_nan_weights_never_pass_as_ok(tmp_path: Path, factor: float) -> None:
-    with (
-        OpenVINORunner(tiny(tmp_path / "m.onnx", factor=factor), threads=1) as runner,
-        pytest.raises(ArtefactError, match="NaN or infinity"),
-    ):
-        runner.infer(images(1))
 
 
 @pytest.mark.parametrize("hint", ["fp32", "bf16"])
