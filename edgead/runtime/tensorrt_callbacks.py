@@ -61,10 +61,10 @@ def logger_of(trt: Any) -> Any:
             self.warnings.clear()
 
         def reason(self, otherwise: str = "no reason given") -> str:
-            return _one_line(self.errors) or otherwise
+            return one_line(self.errors) or otherwise
 
         def warned(self) -> str:
-            return _one_line(self.warnings)
+            return one_line(self.warnings)
 
     return Collected()
 
@@ -88,7 +88,7 @@ def monitor_of(trt: Any, steps: Steps) -> Any:
     return Monitor()
 
 
-def _one_line(messages: Iterable[str]) -> str:
+def one_line(messages: Iterable[str]) -> str:
     """Return the first two messages without the places in NVIDIA's sources: what follows is their consequence."""
     plain = [re.sub(r"\.? In \w+ at /\S+?:\d+|\[\S+::\S+::\d+\] ", "", " ".join(each.split())) for each in messages]
     return "; ".join(list(dict.fromkeys(plain))[:2])[:400]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from edgead.errors import ArtefactError, ConfigError, MissingError, nearest
 from edgead.runtime.nvidia_driver import Gpu, gpu
-from edgead.runtime.tensorrt_callbacks import Log, Steps, logger_of, monitor_of
+from edgead.runtime.tensorrt_callbacks import Log, Steps, logger_of, monitor_of, one_line
 
 __all__ = ["NOT_RTX", "TARGETS", "Found", "Gpu", "Library", "Log", "Steps", "found", "gpu", "load"]
 
@@ -250,12 +250,14 @@ def _find(target: str) -> Found:
 
 def _parser_error(parser_error: Any) -> str:
     """Return node, operator and reason of a parser's error; TensorRT 8 knows the node's number only."""
+    reason = one_line([str(parser_error.desc())]).removesuffix("false").strip(" :")
     if hasattr(parser_error, "node_name"):
-        where = f"node '{parser_error.node_name()}', operator {parser_error.node_operator() or '?'}"
+        name = parser_error.node_name()
+        where = f"node '{name}', operator {parser_error.node_operator() or '?'}"
+        reason = reason.replace(f"Invalid Node - {name} ", "").replace(f"{name}: ", "")
     else:
         where = f"node {parser_error.node()}"
-    reason = " ".join(str(parser_error.desc()).split()).removesuffix("false").strip(" :")
-    return f"{where}: {reason[:200] or 'this operator, or this form of it, is not supported'}"
+    return f"{where}: {reason[:300] or 'this operator, or this form of it, is not supported'}"
 
 
 def _bytes(path: Path) -> bytes:
