@@ -91,10 +91,10 @@ def _make(model: onnx.ModelProto, precision: Precision, ranges: Ranges, method: 
         case "fp16":
             return to_float16(model, overflowing=overflowing(ranges.peak))
         case "int8":
-            made = insert(model, ranges.amax(method), "cpu")
+            made = insert(model, ranges.amax(method), "cpu", means=ranges.means)
             _refuse(lint(made, "cpu"))
         case "int8-fp16":
-            made = insert(model, ranges.amax(method), "tensorrt")
+            made = insert(model, ranges.amax(method), "tensorrt", means=ranges.means)
             made = to_float16(made, overflowing=overflowing(ranges.peak))
             _refuse(lint(made, "tensorrt"))
     return made

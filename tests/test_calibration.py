@@ -717,14 +717,14 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: path, "cannot be read"),
     "a folder": (lambda path: path.mkdir(), "cannot be read"),
     "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
-    "text": (lambda path: path.write_text("no model"), "no valid ONNX model"),
-    "truncated": (lambda path: path.write_bytes(small_model(path).read_bytes()[:-40]), "no valid ONNX model"),
+    "text": (lambda path: path.write_text("no model"), "no ONNX file"),
+    "truncated": (lambda path: path.write_bytes(small_model(path).read_bytes()[:-40]), "ONNX"),
     "float input": (lambda path: other_model(path, set_input), "not an inspection model"),
     "open size": (lambda path: other_model(path, open_size), r"image is \[0, 0, 32, 3\]"),
     "foreign operator": (lambda path: other_model(path, foreign), "the type of 'bent' .Gelu. cannot be told"),
     "half precision": (lambda path: other_model(path, half), "not an fp32 model"),
-    "infinite weight": (lambda path: small_model(path, gain=float("inf")), "a weight in 'gain' is infinite"),
-    "NaN weight": (lambda path: small_model(path, gain=float("nan")), "a weight in 'gain' is NaN"),
+    "infinite weight": (lambda path: small_model(path, gain=float("inf")), "NaN or infinity"),
+    "NaN weight": (lambda path: small_model(path, gain=float("nan")), "NaN or infinity"),
 }
 
 

@@ -16,7 +16,7 @@ from edgead.errors import ArtefactError
 from edgead.onnx_graph import NETWORKS, constants, extract, network_of, read_model, write_model
 from export.calibration import Ranges, collect
 from export.fewer import fewer
-from export.int8 import activation_scale, insert, quantise, tensors_to_calibrate
+from export.int8 import activation_scale, insert, quantise, shift, tensors_to_calibrate
 from export.lint import lint
 from export.placement import Target, placement
 
@@ -113,6 +113,30 @@ def test_a_quantised_block_equals_integers_multiplied_by_hand() -> None:
     integers = np.rint(pixels / step)
     wanted = (values.reshape(2, 2).astype(int) @ integers) * scale.astype(float) * step
     assert wanted == pytest.approx([0.5 - 0.3, 0.25], abs=0.01)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_bias_takes_back_what_rounding_the_weight_shifts(groups: int) -> None:
+    torch.manual_seed(0)
+    weight, image = torch.randn(8, 8 // groups, 3, 3), torch.rand(2, 8, 12, 12)
+    values, scale = quantise(weight.numpy() * 0.1, 0)
+    lost = weight * 0.1 - torch.from_numpy(values * scale.reshape(-1, 1, 1, 1))
+    moved = torch.nn.functional.conv2d(image, lost, groups=groups).mean((0, 2, 3))
+    # Without padding every tap sees nearly the whole image: the mean of the image stands for all.
+    found = shift(lost.numpy(), image.mean((0, 2, 3)).numpy())
+    assert np.abs(found - moved.numpy()).max() < 0.1 * float(moved.abs().max())
+
+
+def test_correcting_biases_brings_the_map_nearer(
+    model: onnx.ModelProto, ranges: Ranges, smooth_images: Images, tmp_path: Path
+) -> None:
+    (exact,) = run(model, tmp_path / "e.onnx", smooth_images[8:12], ["anomaly_map"])
+    errors = []
+    for means in (None, ranges.means):
+        quantised = insert(model, ranges.amax("mse"), "cpu", means=means)
+        (found,) = run(quantised, tmp_path / "q.onnx", smooth_images[8:12], ["anomaly_map"])
+        errors.append(float(np.abs(found - exact).mean()))
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_pairs_stay_out_of_the_cosine_head_the_fusion_and_the_tail(model: onnx.ModelProto, ranges: Ranges) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgead.errors import ArtefactError, nearest, require
+from edgead.onnx_graph import read_model
 from edgead.runtime.runner import check_images, usable_cores
 
 _REDUCTIONS = ("ReduceMax", "ReduceMin", "ReduceL1")  # the first two are blind to NaN on ONNX Runtime, the third is not
@@ -108,18 +109,12 @@ def _word(value: np.float32) -> str:
 
 def _read(path: Path) -> Any:
     onnx = require("onnx", extra="export")
+    model = read_model(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"{path}: cannot be read ({error.strerror}); make it: edgead export") from error
-    if not data:
-        raise ArtefactError(f"{path}: the file is empty; {_AGAIN}")
-    try:
-        model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    except Exception as error:  # protobuf's and onnx's own, with no common base
-        raise ArtefactError(f"{path}: truncated, or no valid ONNX model ({_first_line(error)}); {_AGAIN}") from error
+    except Exception as error:  # onnx's own, with no common base
+        raise ArtefactError(f"{path}: no valid ONNX model ({_first_line(error)}); {_AGAIN}") from error
 
 
 def _computed(model: Any, path: Path) -> list[str]:

@@ -30,6 +30,7 @@ class Ranges:
         peak: largest ``|x|`` of every float32 tensor of the graph, constants included.
         histograms: of the tensors asked for.
         maxima: largest ``|x|`` by image of the tensors asked for, float32 ``(images, tensors)``.
+        means: mean of each channel ``(C,)`` of the tensors ``(N, C, H, W)`` asked for, over images and pixels.
         tools: versions of what computed it.
     """
 
@@ -38,6 +39,7 @@ class Ranges:
     peak: dict[str, float]
     histograms: dict[str, Histogram]
     maxima: npt.NDArray[np.float32]
+    means: dict[str, npt.NDArray[np.float64]]
     tools: dict[str, str]
 
     def amax(self, method: str, *, percentile: float = PERCENTILE) -> dict[str, float]:
@@ -118,13 +120,17 @@ def collect(
     asked = [columns[name] for name in histograms]
     peaks = np.zeros(len(probe.computed), np.float32)
     maxima: list[npt.NDArray[np.float32]] = []
+    sums: dict[str, npt.NDArray[np.float64]] = {}
     for batch in images:
         for index in range(len(batch)):
             seen = probe.look(batch[index : index + 1], len(maxima) + 1)
             np.maximum(peaks, seen.peaks, out=peaks)
             maxima.append(seen.peaks[asked])
             for name, histogram in histograms.items():
-                histogram.add(seen.values[name], float(seen.peaks[columns[name]]))
+                values = seen.values[name]
+                histogram.add(values, float(seen.peaks[columns[name]]))
+                if values.ndim == 4:
+                    sums[name] = sums.get(name, 0) + values.mean((0, 2, 3), dtype=np.float64)
             if progress is not None:
                 progress(1)
     refuse_too_few(len(maxima))
@@ -134,5 +140,6 @@ def collect(
         peak={**probe.constant_peaks, **dict(zip(probe.computed, peaks.tolist(), strict=True))},
         histograms=histograms,
         maxima=np.stack(maxima),
+        means={name: total / len(maxima) for name, total in sums.items()},
         tools={name: version(name) for name in ("numpy", "onnx", "onnxruntime")},
     )
