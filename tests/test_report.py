@@ -245,6 +245,13 @@ def test_measured_speed_parity_training_and_station_are_shown(tmp_path: Path, sa
     assert "2 triggers = 1 OK + 1 NG every trigger ended as exactly one outcome" in text
     assert "older model" not in text
 
+    untold = {"name": "image_AUROC_drop", "value": None, "limit": 0.005, "passed": False, "status": "not measured"}
+    bundle.set_parity("fp32", "openvino", {**parity, "flips": None, "gates": [untold], "passed": False})
+    bundle.set_parity("fp32", "openvino-bf16", {"passed": False, "error": "the model answers with NaN"})
+    text = read(write_report(bundle, samples=samples, threads=1)).text
+    assert "image_AUROC_drop \N{EN DASH} < 0.005 not measured" in text
+    assert "On openvino-bf16: the model answers with NaN." in text
+
     results.save(bundle.path / SPEED_NAME, command="c", conditions={"sha256": {"fp32": "0" * 64}}, rows=[row])
     assert "These figures are of an older model" in read(write_report(bundle, samples=samples, threads=1)).text
 

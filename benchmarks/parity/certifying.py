@@ -25,7 +25,7 @@ from benchmarks.parity.certificate import (
 from benchmarks.parity.comparison import Comparison, Near, compare
 from benchmarks.parity.gates import Limits, judge, limits_for
 from benchmarks.parity.images import choose, fingerprint, names, shown
-from benchmarks.parity.networks import IMAGES, Difference, can_isolate, network_differences
+from benchmarks.parity.networks import IMAGES, Difference, can_isolate, names_networks, network_differences
 from benchmarks.reference import Reference
 from benchmarks.speed import machine
 from edgead.bundle import NETWORKS, Bundle
@@ -157,7 +157,9 @@ def _measure(
     size_hw = bundle.info.size_hw
     networks: tuple[Difference, ...] = ()
     note = _NOTES[bundle.artefacts[artefact].kind]
-    if can_isolate(bundle, artefact):
+    if can_isolate(bundle, artefact) and not names_networks(bundle, artefact):
+        note = "the model does not name the tensors between its networks: it was compared end to end only"
+    elif can_isolate(bundle, artefact):
         few = (each.image for each in shown(choose(images.samples, IMAGES), size_hw))
         networks = network_differences(bundle, artefact, cfrg, few, backend=backend, threads=threads)
     reference: Runner = Reference(cfrg) if importlib.util.find_spec("scipy") else TorchRunner(cfrg, threads=threads)

@@ -88,6 +88,20 @@ def can_isolate(bundle: Bundle, artefact: str) -> bool:
     return bundle.artefacts[artefact].kind == "onnx"
 
 
+def names_networks(bundle: Bundle, artefact: str) -> bool:
+    """Tell whether an ONNX artefact names the tensors between its networks; one made by another tool may not.
+
+    Raises:
+        ArtefactError: it cannot be read.
+    """
+    if _has_own_files(bundle, artefact):
+        return True
+    from edgead.onnx_graph import read_model
+
+    made = {name for node in read_model(bundle.file(artefact)).graph.node for name in node.output}
+    return {"pixels", "teacher_1", "student_1", "recovery_1", "logits"} <= made
+
+
 def network_differences(
     bundle: Bundle, artefact: str, cfrg: Cfrg, images: Iterable[Image], *, backend: str, threads: int = 0
 ) -> tuple[Difference, ...]:
@@ -121,7 +135,7 @@ def network_differences(
 
 def _open(bundle: Bundle, artefact: str, name: str, outputs: tuple[str, ...], backend: str, threads: int) -> Network:
     """Open one network: its own file in fp32, else what is cut out of the artefact."""
-    if artefact == "fp32" and all(each in bundle.artefacts for each in NETWORKS):
+    if _has_own_files(bundle, artefact):
         path = bundle.file(name)
         model, named = _bytes(path), str(path)
     else:
@@ -137,6 +151,10 @@ def _open(bundle: Bundle, artefact: str, name: str, outputs: tuple[str, ...], ba
         return _on_onnxruntime(model, outputs, threads, optimise=not plain)
     except (RuntimeError, ValueError) as error:
         raise _cannot_run(named, error) from error
+
+
+def _has_own_files(bundle: Bundle, artefact: str) -> bool:
+    return artefact == "fp32" and all(each in bundle.artefacts for each in NETWORKS)
 
 
 def _on_onnxruntime(model: bytes, outputs: tuple[str, ...], threads: int, *, optimise: bool) -> Network:
