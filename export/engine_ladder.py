@@ -15,7 +15,7 @@ from edgead.bundle import Bundle
 from edgead.engine_passport import Precision
 from edgead.errors import ArtefactError
 from edgead.onnx_graph import read_model
-from export.fewer import fewer
+from export.fewer import fewer, signed
 
 if TYPE_CHECKING:
     import onnx
@@ -100,7 +100,7 @@ def climb(ladder: Sequence[Rung], make: Callable[[Rung, onnx.ModelProto], T]) ->
 
 
 def _rung(bundle: Bundle, precision: Precision, source: str) -> Rung:
-    return Rung(precision, precision, source, lambda: read_model(bundle.file(source)))
+    return Rung(precision, precision, source, lambda: signed(read_model(bundle.file(source))))
 
 
 def _fewer(full: Rung) -> Rung:

@@ -15,7 +15,8 @@ from edgead.bundle import Bundle
 from edgead.errors import ArtefactError
 from edgead.onnx_graph import NETWORKS, constants, extract, network_of, read_model, write_model
 from export.calibration import Ranges, collect
-from export.fewer import fewer
+from export.fewer import fewer, signed
+from export.float16 import to_float16
 from export.int8 import activation_scale, insert, quantise, shift, tensors_to_calibrate
 from export.lint import lint
 from export.placement import Target, placement
@@ -198,6 +199,39 @@ def test_fewer_takes_out_what_builders_lack_kernels_for(
     (exact,) = run(model, tmp_path / "a.onnx", smooth_images[:2], names)
     (some,) = run(left, tmp_path / "b.onnx", smooth_images[:2], names)
     assert 0 < np.abs(some - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_fewer_casts_where_a_pair_changed_the_type(model: onnx.ModelProto, ranges: Ranges, tmp_path: Path) -> None:
+    """In fp16 graphs a tensor can be float32 before its pair: the convolution behind it takes half all the same."""
+    half = to_float16(insert(model, ranges.amax("mse"), "tensorrt"))
+    makers = {name: node for node in half.graph.node for name in node.output}
+    back = next(makers[node.input[0]] for node in of(half, "Conv") if node.input[0].endswith("_dequantized"))
+    pair = makers[back.input[0]]
+    up = onnx.helper.make_node("Cast", [pair.input[0]], ["up"], name="up", to=onnx.TensorProto.FLOAT)
+    scale = constants(half)[pair.input[1]].astype(np.float32)
+    half.graph.initializer.append(onnx.numpy_helper.from_array(scale, "wide_scale"))
+    half.graph.node.insert(list(half.graph.node).index(pair), up)
+    pair.input[:2] = ["up", "wide_scale"]
+    write_model(half, tmp_path / "before.onnx")
+    write_model(fewer(half), tmp_path / "after.onnx")  # which checks the types of every node
+
+
+def test_signed_pairs_keep_the_range(
+    model: onnx.ModelProto, ranges: Ranges, smooth_images: Images, tmp_path: Path
+) -> None:
+    quantised = insert(model, ranges.amax("mse"), "cpu")
+    changed = signed(quantised)
+    before, after = constants(quantised), constants(changed)
+    unsigned = [node for node in of(quantised, "QuantizeLinear") if before[node.input[2]].dtype == np.uint8]
+    assert unsigned
+    for node in unsigned:
+        assert after[node.input[2]].dtype == np.int8
+        assert after[node.input[1]] * 127 == pytest.approx(before[node.input[1]] * 255)
+    assert not [each for each in lint(changed, "tensorrt") if each.severity != "slow"]
+    assert {each.rule for each in lint(quantised, "tensorrt") if each.severity == "inexact"} == {"unsigned"}
+    (exact,) = run(model, tmp_path / "a.onnx", smooth_images[:2], ["anomaly_map"])
+    (some,) = run(changed, tmp_path / "b.onnx", smooth_images[:2], ["anomaly_map"])
+    assert np.abs(some - exact).max() < 0.1 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
