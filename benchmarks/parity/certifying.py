@@ -11,17 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgead
-from benchmarks.parity.certificate import (
-    Certificate,
-    ChangeRecord,
-    DatasetRecord,
-    NetworkRecord,
-    Scores,
-    SpreadRecord,
-    ThresholdRecord,
-    certificate_path,
-    write_certificate,
-)
+from benchmarks.parity.certificate import Certificate, DatasetRecord, certificate_path, write_certificate
 from benchmarks.parity.comparison import Comparison, Near, compare
 from benchmarks.parity.gates import Limits, judge, limits_for
 from benchmarks.parity.images import choose, fingerprint, names, shown
@@ -186,21 +176,19 @@ def _certificate(
     threads: int,
 ) -> Certificate:
     gates = judge(limits, found, networks, isolated=can_isolate(bundle, artefact))
-    counts, flips, source = found.accuracy.counts, found.flips, threshold_of(bundle, artefact)
+    counts, source = found.accuracy.counts, threshold_of(bundle, artefact)
     at = None if source is None else bundle.threshold(source)
-    return Certificate(
-        made=datetime.now(timezone.utc).replace(microsecond=0),
-        edgead=edgead.__version__,
-        artefact=artefact,
-        backend=backend,
-        precision=precision_of(bundle, artefact, backend),
-        candidate=found.candidate,
-        reference=found.reference,
-        sha256=bundle.artefacts[artefact].sha256,
-        checkpoint_sha256=bundle.artefacts["checkpoint"].sha256,
-        threads=threads or usable_cores(),
-        machine=_machine(bundle, artefact),
-        dataset=DatasetRecord(
+    fields = {
+        "made": datetime.now(timezone.utc).replace(microsecond=0),
+        "edgead": edgead.__version__,
+        "artefact": artefact,
+        "backend": backend,
+        "precision": precision_of(bundle, artefact, backend),
+        "sha256": bundle.artefacts[artefact].sha256,
+        "checkpoint_sha256": bundle.artefacts["checkpoint"].sha256,
+        "threads": threads or usable_cores(),
+        "machine": _machine(bundle, artefact),
+        "dataset": DatasetRecord(
             kind=images.kind,
             category=images.category,
             available=images.available,
@@ -209,41 +197,49 @@ def _certificate(
             masked=counts.masked,
             sha256=fingerprint(found.digests),
         ),
-        images=len(found.samples),
-        threshold=None
-        if at is None or source is None
-        else ThresholdRecord(artefact=source, unsure=at.unsure, ng=at.ng, unit=at.unit),
-        passed=all(gate.passed for gate in gates),
-        gates=gates,
-        limits=limits,
-        changed_limits=(),
-        flips=None if flips is None else flips.count,
-        ties=None if flips is None else flips.ties,
-        flips_at_most=None if flips is None else flips.at_most,
-        map_abs=found.maps.max,
-        maps=SpreadRecord(**asdict(found.maps)),
-        score=SpreadRecord(**asdict(found.scores)),
-        score_relative=found.score_relative,
-        rank_correlation=found.rank_correlation,
-        metrics={
-            each.name: ChangeRecord(
-                reference=each.reference,
-                candidate=each.candidate,
-                change=each.change,
-                low=each.low,
-                high=each.high,
-            )
+        "threshold": None if at is None else {"artefact": source, "unsure": at.unsure, "ng": at.ng, "unit": at.unit},
+        "passed": all(gate.passed for gate in gates),
+        "gates": gates,
+        "limits": limits,
+        "changed_limits": (),
+        "networks": [asdict(each) for each in networks],
+        "networks_note": note,
+    }
+    return Certificate.model_validate({**fields, **_figures(found)})
+
+
+def _figures(found: Comparison) -> dict[str, Any]:
+    """Return what was measured end to end, as the certificate names it."""
+    flips = found.flips
+    return {
+        "candidate": found.candidate,
+        "reference": found.reference,
+        "images": len(found.samples),
+        "flips": None if flips is None else flips.count,
+        "ties": None if flips is None else flips.ties,
+        "flips_at_most": None if flips is None else flips.at_most,
+        "map_abs": found.maps.max,
+        "maps": asdict(found.maps),
+        "score": asdict(found.scores),
+        "score_relative": found.score_relative,
+        "rank_correlation": found.rank_correlation,
+        "metrics": {
+            each.name: {
+                "reference": each.reference,
+                "candidate": each.candidate,
+                "change": each.change,
+                "low": each.low,
+                "high": each.high,
+            }
             for each in found.changes
         },
-        networks=tuple(NetworkRecord(**asdict(each)) for each in networks),
-        networks_note=note,
-        scores=Scores(
-            image=names(found.samples),
-            defect=tuple(sample.defect for sample in found.samples),
-            reference=tuple(_float32(score) for score in found.reference_scores),
-            candidate=tuple(_float32(score) for score in found.candidate_scores),
-        ),
-    )
+        "scores": {
+            "image": names(found.samples),
+            "defect": tuple(sample.defect for sample in found.samples),
+            "reference": tuple(_float32(score) for score in found.reference_scores),
+            "candidate": tuple(_float32(score) for score in found.candidate_scores),
+        },
+    }
 
 
 def _machine(bundle: Bundle, artefact: str) -> dict[str, Any]:

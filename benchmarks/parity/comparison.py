@@ -144,41 +144,57 @@ def compare(
         DataError: no images, or one that cannot be read.
         ArtefactError: a runner gives NaN, infinity, or maps of another size.
     """
-    sides, kept = (_Side(), _Side()), _Kept()
-    seen: list[tuple[Sample, str]] = []
-    differences = _PixelDifferences()
+    tally = _Tally(threshold)
     with task(f"Parity of {candidate.name}", total) as advance:
         for shown in images:
-            (first_map, first), (second_map, second) = (_infer(runner, shown) for runner in (reference, candidate))
-            sides[0].add(shown, first_map, first)
-            sides[1].add(shown, second_map, second)
-            differences.add(first_map, second_map)
-            flipped = threshold is not None and threshold.verdict(first) != threshold.verdict(second)
-            left = room(first, second, threshold)
-            kept.offer(Near(len(seen), shown, first_map, second_map, first, second, flipped, left))
-            seen.append((shown.sample, shown.digest))
+            tally.add(shown, _infer(reference, shown), _infer(candidate, shown))
             advance(1)
-    if not seen:
-        raise DataError("no images to compare on; expected at least one")
-    wanted, found = (np.array(side.scores, dtype=np.float64) for side in sides)
-    apart = np.abs(wanted - found)
-    samples = tuple(sample for sample, _ in seen)
-    return Comparison(
-        reference=reference.name,
-        candidate=candidate.name,
-        samples=samples,
-        digests=tuple(digest for _, digest in seen),
-        reference_scores=wanted,
-        candidate_scores=found,
-        maps=differences.spread(),
-        scores=Spread(float(apart.max()), float(apart.mean()), float(np.quantile(apart, 0.99))),
-        score_relative=float((apart / np.maximum(np.abs(wanted), 1e-12)).max()),
-        rank_correlation=rank_correlation(wanted, found),
-        flips=None if threshold is None else flips(wanted, found, threshold),
-        changes=_changes(sides, samples, seed),
-        accuracy=sides[1].meter.evaluation().accuracy,
-        near=kept.nearest(),
-    )
+    return tally.comparison(reference.name, candidate.name, seed)
+
+
+class _Tally:
+    """All that is kept while images go by."""
+
+    def __init__(self, threshold: Threshold | None) -> None:
+        self._threshold = threshold
+        self._sides = _Side(), _Side()
+        self._pixels, self._kept = _PixelDifferences(), _Kept()
+        self._samples: list[Sample] = []
+        self._digests: list[str] = []
+
+    def add(self, shown: Shown, reference: tuple[AnomalyMap, float], candidate: tuple[AnomalyMap, float]) -> None:
+        at, (wanted_map, wanted), (found_map, found) = self._threshold, reference, candidate
+        self._sides[0].add(shown, wanted_map, wanted)
+        self._sides[1].add(shown, found_map, found)
+        self._pixels.add(wanted_map, found_map)
+        flipped = at is not None and at.verdict(wanted) != at.verdict(found)
+        place, left = len(self._samples), room(wanted, found, at)
+        self._kept.offer(Near(place, shown, wanted_map, found_map, wanted, found, flipped, left))
+        self._samples.append(shown.sample)
+        self._digests.append(shown.digest)
+
+    def comparison(self, reference: str, candidate: str, seed: int) -> Comparison:
+        if not self._samples:
+            raise DataError("no images to compare on; expected at least one")
+        wanted, found = (np.array(side.scores, dtype=np.float64) for side in self._sides)
+        apart = np.abs(wanted - found)
+        samples = tuple(self._samples)
+        return Comparison(
+            reference=reference,
+            candidate=candidate,
+            samples=samples,
+            digests=tuple(self._digests),
+            reference_scores=wanted,
+            candidate_scores=found,
+            maps=self._pixels.spread(),
+            scores=Spread(float(apart.max()), float(apart.mean()), float(np.quantile(apart, 0.99))),
+            score_relative=float((apart / np.maximum(np.abs(wanted), 1e-12)).max()),
+            rank_correlation=rank_correlation(wanted, found),
+            flips=None if self._threshold is None else flips(wanted, found, self._threshold),
+            changes=_changes(self._sides, samples, seed),
+            accuracy=self._sides[1].meter.evaluation().accuracy,
+            near=self._kept.nearest(),
+        )
 
 
 class _PixelDifferences:
