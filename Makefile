@@ -39,9 +39,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("edgead needs Python 3.10 or newer, and " \
 	  + sys.executable + " is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e '.[train,export,stations]'
+	$(INSTALL) -e '.[train,export,stations,openvino]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[train,export,stations,dev]'
+	$(INSTALL) -e '.[train,export,stations,openvino,dev]'
 	@touch $@

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGES = ("edgead", "export", "benchmarks")
-UNPINNED = ("tensorrt", "tensorrt-rtx", "openvino", "pycuda")  # these have to fit a station's driver
+UNPINNED = ("tensorrt", "tensorrt-rtx", "pycuda")  # these have to fit a station's driver
 
 
 def tracked() -> list[str]:
