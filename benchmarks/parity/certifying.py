@@ -176,7 +176,7 @@ def _certificate(
     threads: int,
 ) -> Certificate:
     gates = judge(limits, found, networks, isolated=can_isolate(bundle, artefact))
-    counts, source = found.accuracy.counts, threshold_of(bundle, artefact)
+    counts, source = found.counts, threshold_of(bundle, artefact)
     at = None if source is None else bundle.threshold(source)
     fields = {
         "made": datetime.now(timezone.utc).replace(microsecond=0),

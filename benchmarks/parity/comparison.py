@@ -15,7 +15,7 @@ from benchmarks.parity.overlap import BINS, Overlaps, bins_of, upper_edge
 from benchmarks.parity.statistics import Flips, Floats, flips, rank_correlation, room
 from edgead.datasets.sample import Sample
 from edgead.errors import ArtefactError, DataError
-from edgead.evaluate import Accuracy, AccuracyMeter, Scored
+from edgead.evaluate import AccuracyMeter, Counts, Scored
 from edgead.images import AnomalyMap
 from edgead.progress import task
 from edgead.runtime.runner import Runner, check_prediction
@@ -88,6 +88,7 @@ class Comparison:
         score_relative: largest difference of a score relative to the reference's.
         flips: None without a threshold.
         changes: of metrics; image_AUROC and pixel_AUPRO first, with intervals.
+        counts: what these were measured on.
         near: images that flip, then those nearest to it; without a threshold those whose scores differ most.
     """
 
@@ -103,7 +104,7 @@ class Comparison:
     rank_correlation: float | None
     flips: Flips | None
     changes: tuple[Change, ...]
-    accuracy: Accuracy
+    counts: Counts
     near: tuple[Near, ...]
 
     def change(self, name: str) -> Change:
@@ -192,7 +193,7 @@ class _Tally:
             rank_correlation=rank_correlation(wanted, found),
             flips=None if self._threshold is None else flips(wanted, found, self._threshold),
             changes=_changes(self._sides, samples, seed),
-            accuracy=self._sides[1].meter.evaluation().accuracy,
+            counts=self._sides[1].meter.evaluation().accuracy.counts,
             near=self._kept.nearest(),
         )
 

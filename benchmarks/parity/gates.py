@@ -149,7 +149,7 @@ def judge(limits: Limits, found: Comparison, networks: Sequence[Difference], *, 
 
 def _measured(found: Comparison) -> dict[str, Measured]:
     auroc, aupro = found.change("image_AUROC").change, found.change("pixel_AUPRO").change
-    counts = found.accuracy.counts
+    counts = found.counts
     lacking = "defective" if counts.good else "Good"
     no_mask = f"the images have no {lacking} ones" if not (counts.good and counts.defective) else "they have no masks"
     return {
@@ -186,7 +186,7 @@ def _gate(name: str, value: float | None, limit: float, missing: str) -> Gate:
 
 def _with_proof(gate: Gate, change: Change, found: Comparison) -> Gate:
     """Say whether there are images enough to prove what the point estimate shows."""
-    counts = found.accuracy.counts
+    counts = found.counts
     if change.low is None or change.high is None:
         return gate
     loss, how = max(0.0, -change.low), "the 95 % interval reaches a loss of"
