@@ -67,6 +67,7 @@ def signed(model: onnx.ModelProto) -> onnx.ModelProto:
         stored[scale].CopyFrom(onnx.numpy_helper.from_array(wider, scale))
         stored[zero].CopyFrom(onnx.numpy_helper.from_array(known[zero].astype(np.int8), zero))
         done.add(scale)
+    del copy.graph.value_info[:]
     return copy
 
 

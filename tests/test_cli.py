@@ -32,7 +32,7 @@ from edgead.images import read_image, resize, write_png
 from edgead.runtime.onnx_runner import OnnxRunner
 
 VERBS = ("demo", "simulate", "train", "export", "threshold", "parity", "evaluate", "bench")
-VERBS += ("stream", "report", "doctor")
+VERBS += ("stream", "report", "doctor", "quantize", "build")
 ROOT = Path(__file__).parents[1]
 
 
