@@ -66,7 +66,7 @@ def quantise(
     sample = next(batches(listed.samples[:1], size_hw))
     with task("Quantising", len(precisions)) as advance:
         for precision in precisions:
-            made = _make(model, precision, ranges, method)
+            made = make(model, precision, ranges, method)
 
             def write(path: Path, made: onnx.ModelProto = made, precision: Precision = precision) -> None:
                 write_model(made, path)
@@ -86,7 +86,12 @@ def quantise(
     return ranges
 
 
-def _make(model: onnx.ModelProto, precision: Precision, ranges: Ranges, method: str) -> onnx.ModelProto:
+def make(model: onnx.ModelProto, precision: Precision, ranges: Ranges, method: str = METHOD) -> onnx.ModelProto:
+    """Return an fp32 model in another precision, held to the lint's rules.
+
+    Raises:
+        ArtefactError: it breaks one of them.
+    """
     match precision:
         case "fp16":
             return to_float16(model, overflowing=overflowing(ranges.peak))

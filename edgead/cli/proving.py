@@ -77,11 +77,9 @@ def _bench_artefacts(wanted: argparse.Namespace) -> Answer:
     from edgead.bundle import Bundle
     from edgead.runtime.open import open_runner
 
-    names = [name.strip() for name in wanted.artefacts.split(",") if name.strip()]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"--artefacts is '{wanted.artefacts}'; expected different names, such as checkpoint,fp32")
+    names = artefacts_of(wanted)
     bundle = Bundle.open(wanted.bundle)
-    choices = {name: _choice(bundle, name, wanted.backend) for name in names}
+    choices = {name: choice(bundle, name, wanted.backend) for name in names}
     _, dataset = of_bundle(bundle, wanted)
     images = pictures(dataset.test or dataset.validation, bundle.info.size_hw, _SHOWN)
     options = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
@@ -154,7 +152,19 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
     return Answer(document, [table("Speed of the station", ("", ""), rows)])
 
 
-def _choice(bundle: Bundle, name: str, backend: str | None) -> tuple[str, str]:
+def artefacts_of(wanted: argparse.Namespace) -> list[str]:
+    """Return the words of ``--artefacts``.
+
+    Raises:
+        ConfigError: none, or one twice.
+    """
+    names = [name.strip() for name in wanted.artefacts.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"--artefacts is '{wanted.artefacts}'; expected different names, such as checkpoint,fp32")
+    return names
+
+
+def choice(bundle: Bundle, name: str, backend: str | None) -> tuple[str, str]:
     """Return artefact and backend of ``int8@openvino``, or of ``int8`` with the backend given for models."""
     from edgead.runtime.open import backend_of
 

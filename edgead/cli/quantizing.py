@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def add_verbs(verbs: Verbs) -> None:
     parser.add_argument("--method", default=_METHODS[0], help="range of a tensor: mse, max, percentile, entropy (mse)")
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="take in this model, quantised elsewhere")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep what the calibration cost, as JSON")
     add_dataset_flags(parser)
 
 
@@ -55,6 +57,7 @@ def quantize(wanted: argparse.Namespace) -> Answer:
 
 
 def _calibrate(bundle: Bundle, wanted: argparse.Namespace) -> Answer:
+    from benchmarks.speed import peak_rss_mib
     from export.quantize import PRECISIONS, quantise
 
     if wanted.method not in _METHODS:
@@ -63,25 +66,43 @@ def _calibrate(bundle: Bundle, wanted: argparse.Namespace) -> Answer:
         raise ConfigError(f"--threads is {wanted.threads}; expected 0 or more")
     bundle.file("fp32")
     listed, path, chosen = _listed(bundle, wanted)
+    begin = time.monotonic()
     ranges = quantise(bundle, listed, method=wanted.method, threads=wanted.threads)
+    cost = {"seconds": round(time.monotonic() - begin, 1), "peak_rss_mib": peak_rss_mib()}
     records = [bundle.artefacts[name] for name in PRECISIONS]
     stability = ranges.spread(wanted.method)
     document = {
         "bundle": str(bundle.path),
         "calibration": {"list": str(path), "images": ranges.images, "method": wanted.method, "chosen_now": chosen},
+        "cost": cost,
         "artefacts": {
             name: {"file": record.file, "size": record.size, "sha256": record.sha256}
             for name, record in zip(PRECISIONS, records, strict=True)
         },
     }
+    if wanted.save:
+        _save(wanted, bundle, {"images": ranges.images, "method": wanted.method, **cost})
     rows = [(each.precision, each.file, f"{each.size / 2**20:.2f}") for each in records]
     unstable = max(stability, key=lambda name: stability[name])
     lines = [
         f"{ranges.images} Good images, {'chosen now' if chosen else 'listed before'}: {path}",
+        f"calibrated and written in {cost['seconds']} s",
         f"drawn anew, the range of the least stable tensor ({unstable}) moves by {stability[unstable]:.1%}",
         f"next: edgead parity {bundle.path} --artefact int8",
     ]
     return Answer(document, [table("Quantised, not yet judged", ("artefact", "file", ">MiB"), rows), *lines])
+
+
+def _save(wanted: argparse.Namespace, bundle: Bundle, row: dict[str, object]) -> None:
+    from benchmarks import results
+
+    results.save(
+        wanted.save,
+        command=f"edgead quantize {bundle.path} --images {row['images']} --method {wanted.method} "
+        f"--threads {wanted.threads}",
+        conditions={"network": bundle.info.network, "size_hw": list(bundle.info.size_hw)},
+        rows=[row],
+    )
 
 
 def _listed(bundle: Bundle, wanted: argparse.Namespace) -> tuple[Listed, Path, bool]:

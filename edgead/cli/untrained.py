@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgead.cli.answer import Answer, table
-from edgead.errors import ConfigError, require
+from edgead.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
-    from edgead.runtime.runner import Runner
+    from edgead.bundle import Bundle
 
 _PARTS = 8  # simulated, so that the images are pictures and not noise
+_ARTEFACTS = ("checkpoint", "fp32", "fp16", "int8", "int8-fp16")
 
 
 def bench_networks(wanted: argparse.Namespace) -> Answer:
-    """Measure torch against ONNX Runtime, or what ``--backend`` says, for configurations with random weights."""
+    """Measure artefacts of configurations with random weights against each other."""
     for module in ("torch", "onnx", "onnxscript"):
         require(module, extra="export")
     from benchmarks import results
     from edgead.cfrg.model import NETWORKS
+    from edgead.cli.proving import artefacts_of
+    from edgead.runtime.open import BACKENDS
 
     names = [name.strip() for name in wanted.networks.split(",") if name.strip()]
     if not names:
         raise ConfigError(f"--networks is '{wanted.networks}'; expected names such as {', '.join(NETWORKS)}")
-    rows = [row for name in names for row in _measure(name, wanted)]
-    command = f"edgead bench --networks {','.join(names)} --size {wanted.size} --threads {wanted.threads}"
-    command += f" --batch {wanted.batch}" + (f" --n {wanted.n}" if wanted.n else "")
+    asked = artefacts_of(wanted)
+    for word in asked:
+        artefact, _, backend = word.partition("@")
+        if artefact not in _ARTEFACTS:
+            raise ConfigError(f"an untrained network has no artefact '{artefact}'{nearest(artefact, _ARTEFACTS)}")
+        if (backend := backend or wanted.backend or "torch") not in BACKENDS:
+            raise ConfigError(f"there is no backend '{backend}'{nearest(backend, BACKENDS)}")
+    rows = [row for name in names for row in _measure(name, asked, wanted)]
+    command = f"edgead bench --networks {','.join(names)} --artefacts {','.join(asked)} --size {wanted.size}"
+    command += f" --threads {wanted.threads} --batch {wanted.batch}" + (f" --n {wanted.n}" if wanted.n else "")
     command += f" --backend {wanted.backend}" if wanted.backend else ""
     conditions = {"size": wanted.size, "weights": "random", "images": "simulated magnetic cores"}
     document: dict[str, Any] = {"command": command, "conditions": conditions, "rows": rows}
@@ -44,36 +58,64 @@ def bench_networks(wanted: argparse.Namespace) -> Answer:
          f"{row['times_faster']:.2f}")
         for row in rows
     ]  # fmt: skip
-    title = f"Speed at {wanted.size}x{wanted.size} with random weights, each pair in turns"
-    return Answer(document, [table(title, columns, shown), "x: times faster than torch by the medians"])
+    title = f"Speed at {wanted.size}x{wanted.size} with random weights, of each network in turns"
+    return Answer(document, [table(title, columns, shown), f"x: times faster than {asked[0]} by the medians"])
 
 
-def _measure(name: str, wanted: argparse.Namespace) -> Sequence[dict[str, Any]]:
-    import numpy as np
-    import torch
-
+def _measure(name: str, asked: Sequence[str], wanted: argparse.Namespace) -> Sequence[dict[str, Any]]:
     from benchmarks.speed import measure, ratio
-    from edgead.cfrg.model import build
+    from edgead.cli.proving import choice
     from edgead.datasets.simulated import render
-    from edgead.runtime.open import open_model
-    from edgead.runtime.torch_runner import TorchRunner
-    from export.to_onnx import export_inspection
+    from edgead.runtime.open import open_runner
 
-    torch.manual_seed(0)
-    cfrg = build(name, wanted.size).eval()
     shots = [
         render("magnetic_core", seed=1, part=part, view="front", illumination="ring", size=wanted.size).image
         for part in range(_PARTS)
     ]
     images = np.stack(shots)
+    options = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        path = Path(folder) / "model.onnx"
-        export_inspection(cfrg, path, images, {"network": name})
-        backend: str = wanted.backend or "onnxruntime"
-        options: dict[str, Any] = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
-        runners: dict[str, Runner] = {
-            "torch": stack.enter_context(TorchRunner(cfrg, **options)),
-            backend: stack.enter_context(open_model(path, backend, **options)),
+        bundle = _made(name, images, {word.partition("@")[0] for word in asked}, Path(folder))
+        choices = {word: choice(bundle, word, wanted.backend) for word in asked}
+        runners = {
+            word: stack.enter_context(open_runner(bundle, artefact, backend=backend, **options))
+            for word, (artefact, backend) in choices.items()
         }
         speeds = measure(runners, images, batch=wanted.batch, n=wanted.n)
     return [{"network": name, **speed.to_dict(), "times_faster": round(ratio(speed, speeds[0]), 3)} for speed in speeds]
+
+
+def _made(name: str, images: npt.NDArray[np.uint8], artefacts: set[str], folder: Path) -> Bundle:
+    """Make a bundle of a configuration with random weights, which int8 is calibrated to on the images measured."""
+    import torch
+
+    from edgead.bundle import Bundle, BundleInfo
+    from edgead.cfrg import checkpoint
+    from edgead.cfrg.model import build
+    from edgead.onnx_graph import read_model, write_model
+    from export.calibration import collect
+    from export.int8 import tensors_to_calibrate
+    from export.quantize import PRECISIONS, make
+    from export.to_onnx import export_inspection
+
+    torch.manual_seed(0)
+    cfrg = build(name, images.shape[1]).eval()
+    bundle = Bundle.create(folder, BundleInfo(network=name, category="untrained", size_hw=cfrg.size_hw))
+    how: dict[str, Any] = {"tools": {}}
+    bundle.add(
+        "checkpoint",
+        lambda path: checkpoint.save(cfrg, path),
+        kind="checkpoint", precision="fp32", made_from=None, **how,
+    )  # fmt: skip
+    source = bundle.add(
+        "fp32",
+        lambda path: export_inspection(cfrg, path, images, {"network": name}),
+        kind="onnx", precision="fp32", made_from="checkpoint", **how,
+    )  # fmt: skip
+    if wanted := [precision for precision in PRECISIONS if precision in artefacts]:
+        model = read_model(source)
+        ranges = collect(source, [images], tensors_to_calibrate(model))
+        for precision in wanted:
+            write = functools.partial(write_model, make(model, precision, ranges))
+            bundle.add(precision, write, kind="onnx", precision=precision, made_from="fp32", **how)
+    return bundle
