@@ -66,7 +66,8 @@ class MapFusion(nn.Module):
     """Upsample maps to the image, add them and smooth the sum, all of it as two matrix products a size.
 
     Upsampling and Gaussian are linear and separable, so ``A = sum_i M_i P_i M_i^T`` is exact, border included, where a
-    padded convolution is not, and the large map is only ever written once.
+    padded convolution is not. The sum is one product, ``[M_1 P_1, M_2 P_2, ...] [M_1, M_2, ...]^T``: the large map is
+    only ever written once.
     """
 
     def __init__(self, size_hw: tuple[int, int]) -> None:
@@ -89,11 +90,9 @@ class MapFusion(nn.Module):
         for part in parts:
             size = (int(part.shape[2]), int(part.shape[3]))
             by_size[size] = part if size not in by_size else by_size[size] + part
-        spread = [
-            torch.matmul(torch.matmul(self._matrix(0, h), part[:, 0]), self._matrix(1, w).T)
-            for (h, w), part in by_size.items()
-        ]
-        return torch.stack(spread).sum(0) if len(spread) > 1 else spread[0]
+        rows = [torch.matmul(self._matrix(0, h), part[:, 0]) for (h, _), part in by_size.items()]  # (N, H, w_i)
+        columns = [self._matrix(1, w) for _, w in by_size]  # (W, w_i)
+        return torch.matmul(torch.cat(rows, 2), torch.cat(columns, 1).T)
 
     def _matrix(self, axis: int, side: int) -> Tensor:
         matrix = getattr(self, self._matrices[self.size_hw[axis], side])
