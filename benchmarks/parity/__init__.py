@@ -11,7 +11,7 @@ from benchmarks.parity.certifying import Certified, Images, certify, pairs
 from benchmarks.parity.comparison import Comparison, compare
 from benchmarks.parity.gates import Gate, Limits, judge, limits_for
 from benchmarks.parity.images import Shown, choose
-from benchmarks.parity.statistics import binomial_upper, rank_correlation
+from benchmarks.parity.statistics import binomial_upper, bound_sentence, rank_correlation
 
 __all__ = [
     "Certificate",
@@ -22,6 +22,7 @@ __all__ = [
     "Limits",
     "Shown",
     "binomial_upper",
+    "bound_sentence",
     "certificate_path",
     "certify",
     "choose",

@@ -50,6 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
         help="test images to compare on, half of them Good, or 'all' (%(default)s)",
     )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML too: a test case a gate")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="keep the figures too, a row a certificate")
     gates = parser.add_argument_group("gates", f"over those of the precision; '{_OFF}' takes a gate off")
     gates.add_argument(
         "--max-auroc-drop", type=_share, metavar="X", help="loss of image AUROC (int8 0.005, fp16 0.001)"
@@ -91,11 +92,42 @@ def parity(wanted: argparse.Namespace) -> Answer:
         done = certify(bundle, artefact, images, backend=backend, threads=wanted.threads, changed_limits=changed)
         write_page(bundle, done)
         found.append(done.certificate)
+    if wanted.save is not None:
+        _save(wanted, bundle, found)
     if wanted.junit is not None:
         from benchmarks.parity.junit import write_junit
 
         write_junit(wanted.junit, found)
     return _answer(bundle, found, left_out, every=wanted.all)
+
+
+def _save(wanted: argparse.Namespace, bundle: Bundle, found: list[Certificate]) -> None:
+    from benchmarks import results
+
+    first = found[0]
+    rows = []
+    for each in found:
+        metrics: dict[str, float | None] = {}
+        for name in ("image_AUROC", "pixel_AUPRO"):
+            metric = each.metrics[name]
+            metrics |= {name: metric.candidate, f"{name}_change": metric.change}
+            metrics |= {f"{name}_low": metric.low, f"{name}_high": metric.high}
+        counts = {"images": each.images, "flips": each.flips, "flips_at_most": each.flips_at_most}
+        rows.append({"artefact": each.artefact, "backend": each.backend, **metrics, **counts, "passed": each.passed})
+    what = "--all" if wanted.all else f"--artefact {first.artefact} --backend {first.backend}"
+    results.save(
+        wanted.save,
+        command=f"edgead parity {bundle.path} {what} --n {'all' if wanted.n is None else wanted.n}",
+        conditions={
+            "network": bundle.info.network,
+            "category": bundle.info.category,
+            "reference": first.reference,
+            "reference_image_AUROC": first.metrics["image_AUROC"].reference,
+            "reference_pixel_AUPRO": first.metrics["pixel_AUPRO"].reference,
+            "checkpoint_sha256": first.checkpoint_sha256,
+        },
+        rows=rows,
+    )
 
 
 def _images(bundle: Bundle, wanted: argparse.Namespace) -> Images:
@@ -166,6 +198,8 @@ def _overview(found: list[Certificate]) -> Table:
 
 
 def _told(certificate: Certificate) -> list[Table | str]:
+    from benchmarks.parity import bound_sentence
+
     title = (
         f"Parity of {certificate.artefact} on {certificate.candidate} with {certificate.reference}: "
         f"{certificate.images} images, {certificate.dataset.defective} of them defective"
@@ -181,8 +215,11 @@ def _told(certificate: Certificate) -> list[Table | str]:
     ]
     columns = ("metric", ">torch %", f">{certificate.artefact} %", ">change", ">95 % interval")
     pieces.append(table("Accuracy of both on these images", columns, metrics))
-    if certificate.flips is None:
+    if certificate.flips is None or certificate.flips_at_most is None:
         pieces.append("no verdicts compared: run edgead threshold first")
+    else:
+        told = bound_sentence(certificate.flips, certificate.images, certificate.flips_at_most)
+        pieces.append(f"verdicts, at one threshold for both: {told}")
     return pieces
 
 
