@@ -31,7 +31,7 @@ from edgead.cli import main
 from edgead.cli.parser import parse
 from edgead.engine_passport import Attempt, Passport, passport_of, this_platform
 from edgead.errors import ArtefactError, ConfigError, EdgeadError, MissingError
-from edgead.onnx_graph import read_model, write_model
+from edgead.onnx_graph import extract, read_model, write_model
 from edgead.runtime import tensorrt_library
 from edgead.runtime.tensorrt_library import Library, load
 from export.build_engine import Built, build
@@ -183,6 +183,15 @@ def test_the_inspection_builds_in_every_precision(
 def test_every_network_builds_for_all_capabilities_at_once(rtx: Library, exported: Bundle, name: str) -> None:
     model = read_model(exported.file(name))
     assert compile_engine(rtx, model, "fp32", Options(capabilities=CAPABILITIES)).layers > 10
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_builds_in_the_precision_that_it_has_inside(
+    rtx: Library, precisions: dict[str, onnx.ModelProto], name: str, precision: Any
+) -> None:
+    part = extract(precisions[precision], name)
+    assert compile_engine(rtx, part, precision, Options(capabilities=CAPABILITIES)).layers > 10
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
