@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote
 
@@ -35,6 +36,27 @@ class Frame(NamedTuple):
     captured_s: float
 
 
+@dataclass
+class Health:
+    """What a camera has come to; written by the thread that reads it.
+
+    Attributes:
+        frames: complete ones.
+        incomplete: came with packets missing, or could not be decoded.
+        missed: known to have been taken and never come, or estimated for the time in which the camera was away.
+        reconnects: times that the camera came back.
+        last_error: why it was lost, or could not be opened, the last time.
+        transport: what its transport counts: packets lost and sent again, frames without a buffer.
+    """
+
+    frames: int = 0
+    incomplete: int = 0
+    missed: int = 0
+    reconnects: int = 0
+    last_error: str | None = None
+    transport: dict[str, int] = field(default_factory=dict)
+
+
 class Camera(Protocol):
     """A source of frames, in the order of their triggers; opened, read and closed by one thread at a time."""
 
@@ -50,6 +72,10 @@ class Camera(Protocol):
     def triggers(self) -> int | None:
         """Number of triggers that it has frames for; None if that is not known beforehand."""
 
+    @property
+    def health(self) -> Health:
+        """What became of its frames so far."""
+
     def open(self) -> None:
         """Get ready.
 
@@ -63,6 +89,9 @@ class Camera(Protocol):
         Raises:
             CameraError: it has vanished, or gave nothing for ``timeout_s``.
         """
+
+    def stop(self) -> None:
+        """Wake a read that waits, which returns None like all later ones; from any thread."""
 
     def close(self) -> None:
         """Give everything back; twice is allowed."""

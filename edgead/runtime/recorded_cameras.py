@@ -16,7 +16,7 @@ from edgead.config import CameraConfig
 from edgead.datasets import files
 from edgead.errors import CameraError, ConfigError, DataError
 from edgead.images import read_image
-from edgead.runtime.frames import ONLY, Frame, address_of, options_of
+from edgead.runtime.frames import ONLY, Frame, Health, address_of, options_of
 from edgead.runtime.parts import Slot
 
 _TRUNCATED = 0.98  # a video that ends before this share of the frames that it announces is cut short
@@ -52,6 +52,7 @@ class DirCamera:
 
     def __init__(self, config: CameraConfig) -> None:
         self.name = config.name
+        self.health = Health()
         self.slots: tuple[Slot, ...] = ()
         self.triggers: int | None = None
         self._config = config
@@ -102,7 +103,11 @@ class DirCamera:
             image = read_image(shot.path)
         except DataError as error:
             raise CameraError(f"camera '{self.name}' has vanished: {error}") from error
+        self.health.frames += 1
         return Frame(image, self.name, shot.slot, self._numbers[shot.part], shot.part, time.monotonic())
+
+    def stop(self) -> None:
+        """Do nothing: a read waits for nobody."""
 
     def close(self) -> None:
         """Forget the listing."""
@@ -134,6 +139,7 @@ class VideoCamera:
     def __init__(self, config: CameraConfig) -> None:
         options_of(config, _NoOptions)
         self.name = config.name
+        self.health = Health()
         lights = config.illuminations or (ONLY,)
         self.slots = tuple(Slot(config.view or ONLY, light) for light in lights)
         self.triggers: int | None = None
@@ -170,8 +176,12 @@ class VideoCamera:
             return None
         trigger, light = divmod(self._next, len(self.slots))
         self._next += 1
+        self.health.frames += 1
         image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return Frame(image, self.name, self.slots[light], trigger, f"{self._path.stem}-{trigger}", time.monotonic())
+
+    def stop(self) -> None:
+        """Do nothing: a read waits for nobody."""
 
     def close(self) -> None:
         """Close the file."""

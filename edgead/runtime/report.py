@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from edgead.runtime.frames import Health
 
 _LAST = 10_000  # values kept of each stage: a station runs for weeks
 
@@ -37,6 +39,7 @@ class StationReport:
             ``engine`` a batch, ``part`` from its trigger to its verdict.
         problems: one line each: cameras that vanished, sinks that failed, a signal.
         pictures: picture files written.
+        cameras: by name, what became of its frames.
     """
 
     station: str
@@ -52,6 +55,7 @@ class StationReport:
     problems: tuple[str, ...]
     verdict_file: Path
     pictures: int
+    cameras: Mapping[str, Health] = field(default_factory=dict)
 
     @property
     def is_conserved(self) -> bool:

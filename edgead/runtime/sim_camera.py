@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,7 +13,7 @@ from edgead.datasets.sample import GOOD
 from edgead.datasets.simulated import OBJECTS, ObjectSpec, render
 from edgead.errors import CameraError, ConfigError, nearest
 from edgead.images import Image
-from edgead.runtime.frames import Frame, address_of, options_of
+from edgead.runtime.frames import Frame, Health, address_of, options_of
 from edgead.runtime.parts import Slot
 
 
@@ -53,6 +54,7 @@ class SimCamera:
 
     def __init__(self, config: CameraConfig) -> None:
         self.name = config.name
+        self.health = Health()
         self._object = address_of(config)
         if self._object not in OBJECTS:
             raise ConfigError(
@@ -65,6 +67,7 @@ class SimCamera:
         self._cache: dict[tuple[int, Slot], Image] = {}
         self._next = 0
         self._opened_s = 0.0
+        self._stopped = threading.Event()
 
     def open(self) -> None:
         """Render the parts that are shown again and again."""
@@ -83,12 +86,20 @@ class SimCamera:
                 raise CameraError(f"camera '{self.name}' has vanished after {self._next} frames; check its cable")
             if options.rate is not None:
                 self._wait_for(trigger / options.rate, timeout_s)
+            if self._stopped.is_set():
+                return None
             self._next += 1
             if not options.lost_share or not self._is_lost(trigger, slots[index]):
                 break
+            self.health.missed += 1
+        self.health.frames += 1
         shown = trigger % options.cache if options.cache else trigger
         image = self._cache[shown, slots[index]] if options.cache else self._render(trigger, slots[index])
         return Frame(image, self.name, slots[index], trigger, f"P{trigger:04d}", time.monotonic())
+
+    def stop(self) -> None:
+        """Wake a read that waits for its time."""
+        self._stopped.set()
 
     def close(self) -> None:
         """Forget the cache and give no more frames."""
@@ -124,8 +135,10 @@ class SimCamera:
 
     def _wait_for(self, due_s: float, timeout_s: float) -> None:
         wait_s = self._opened_s + due_s - time.monotonic()
-        time.sleep(min(max(0.0, wait_s), timeout_s))
-        if wait_s > timeout_s:
+        if wait_s <= 0:
+            return
+        stopped = self._stopped.wait(min(wait_s, timeout_s))
+        if wait_s > timeout_s and not stopped:
             raise CameraError(
                 f"camera '{self.name}' gave no frame for {timeout_s:g} s; check its cable and its trigger"
             )

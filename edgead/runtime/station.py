@@ -140,6 +140,8 @@ class Station:
             while self._events.get() == "stop":
                 self.stop("stopped by a signal; what was admitted is judged")
             self._flow.end()
+            for camera in self._cameras:
+                camera.stop()
             for thread in threads:
                 thread.join(_GRACE_S)
             wall_s = time.monotonic() - begin_s
@@ -272,4 +274,5 @@ class Station:
             problems=tuple(self._problems),
             verdict_file=self._log.path,
             pictures=self._pictures.written if self._pictures else 0,
+            cameras={camera.name: camera.health for camera in self._cameras},
         )
