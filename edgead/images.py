@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgead import _native
 from edgead.errors import DataError
 
 Image = npt.NDArray[np.uint8]  # (H, W, 3) RGB
@@ -72,24 +73,62 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def resize(image: Image, size_hw: tuple[int, int], out: Image | None = None) -> Image:
+def resize(image: Image, size_hw: tuple[int, int], *, out: Image | None = None, swap: bool = False) -> Image:
     """Resize an image with antialiasing: area average where it shrinks, bilinear where it grows.
 
+    The native kernel does it where it is built, OpenCV elsewhere; they differ by one grey level at most.
+
     Args:
-        image: uint8 ``(H, W, 3)``.
+        image: uint8 ``(H, W, 3)``, or grey ``(H, W)``, which becomes three equal channels.
         size_hw: height and width wanted, pixels.
-        out: uint8 array of the wanted size to write into, for callers that keep their own slots.
+        out: uint8 array ``(height, width, 3)`` to write into, for callers that keep their own slots; rows may lie
+            apart, and it must not share memory with the image.
+        swap: turn BGR into RGB on the way.
+
+    Raises:
+        DataError: an image or ``out`` of another type or shape.
     """
     height, width = size_hw
-    if image.shape[:2] == (height, width):
-        if out is None:
-            return image
+    if image.dtype != np.uint8 or image.shape[2:] not in ((3,), ()) or image.ndim < 2 or 0 in image.shape:
+        raise DataError(
+            f"an image is {image.dtype} {image.shape}; expected uint8 (height, width, 3) or (height, width)"
+        )
+    if out is not None:
+        _refuse_slot(out, size_hw)
+    elif image.shape == (height, width, 3) and not swap:
+        return image
+    elif height < 1 or width < 1:
+        raise DataError(f"a size of {width}x{height} is wanted; expected 1x1 or more")
+    if image.strides[1:] != (3, 1)[3 - image.ndim :]:
+        image = np.ascontiguousarray(image)
+    result = np.empty((height, width, 3), np.uint8) if out is None else out
+    if image.shape[:2] == (height, width) or not _native.shrink(image, result, swap=swap):
+        _resize_by_opencv(image, result, swap=swap)
+    return result
+
+
+def _resize_by_opencv(image: Image, out: Image, *, swap: bool) -> None:
+    """Do what the native kernel does, and enlarge."""
+    height, width = out.shape[:2]
+    if image.shape[:2] != (height, width):
+        shrinks = image.shape[0] > height or image.shape[1] > width
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        into = None if image.ndim == 2 or swap else out
+        image = np.asarray(cv2.resize(image, (width, height), dst=into, interpolation=interpolation), dtype=np.uint8)
+    if image.ndim == 2:
+        np.copyto(out, image[..., None])
+    elif swap:
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=out)
+    elif image is not out:
         np.copyto(out, image)
-        return out
-    shrinks = image.shape[0] > height or image.shape[1] > width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    result = cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
-    return np.asarray(result, dtype=np.uint8)
+
+
+def _refuse_slot(out: Image, size_hw: tuple[int, int]) -> None:
+    sound = out.dtype == np.uint8 and out.shape == (*size_hw, 3) and 0 not in out.shape
+    if not sound or out.strides[1:] != (3, 1) or out.strides[0] < 3 * out.shape[1] or not out.flags.writeable:
+        raise DataError(
+            f"a slot is {out.dtype} {out.shape}; expected uint8 {(*size_hw, 3)}, writable, each row without gaps"
+        )
 
 
 def resize_mask(mask: Mask, size_hw: tuple[int, int]) -> Mask:

@@ -40,6 +40,7 @@ def test_it_tells_what_is_there_and_how_to_get_what_is_not(capsys: pytest.Captur
     assert all(part["purpose"] for part in parts.values())
     assert "CPUExecutionProvider" in document["machine"]["onnxruntime_providers"]
     assert document["machine"]["gpu"]
+    assert document["machine"]["resize"].startswith(("native (", "OpenCV; "))
     assert document["advice"]["why"]
     assert main(["doctor"]) == 0
     assert "numpy" in capsys.readouterr().out

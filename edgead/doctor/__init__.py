@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from edgead import _native
 from edgead.doctor import probes
 from edgead.doctor.advice import Advice, Facts, advise
 from edgead.doctor.jetpack import read_jetpack
@@ -136,6 +137,7 @@ def examine() -> Health:
         "cpu_features": ", ".join(cpu_features()) or "none for int8 or bfloat16",
         "cores": f"{usable_cores()} usable of {os.cpu_count()}",
         "memory": "unknown" if memory is None else f"{memory} GiB",
+        "resize": _native.in_use(),
         "gpu": "; ".join(_gpu_text(gpu) for gpu in driver["gpus"]) or driver["problem"],
     }
     if driver["cuda"]:
