@@ -9,45 +9,34 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from edgead.datasets import Dataset, DatasetOptions, open_dataset
 from edgead.errors import ConfigError, nearest
+from edgead.output_config import FilePath, Name, OutboxConfig, OutputConfig, Section, from_file
 from edgead.yaml_file import load
 
 _PATH_SCHEMES = ("dir://", "file://")
-
-
-def _from_file(path: Path, info: ValidationInfo) -> Path:
-    folder = (info.context or {}).get("folder")
-    return Path(folder) / path.expanduser() if folder else path.expanduser()
 
 
 def _uri_from_file(uri: str, info: ValidationInfo) -> str:
     for scheme in _PATH_SCHEMES:
         if uri.startswith(scheme):
             path, mark, query = uri[len(scheme) :].partition("?")
-            return f"{scheme}{_from_file(Path(path), info)}{mark}{query}" if path else uri
+            return f"{scheme}{from_file(Path(path), info)}{mark}{query}" if path else uri
     return uri
 
 
 def _path_or_url(value: str, info: ValidationInfo) -> str:
-    return value if "://" in value else str(_from_file(Path(value), info))
+    return value if "://" in value else str(from_file(Path(value), info))
 
 
-FilePath = Annotated[Path, AfterValidator(_from_file)]
 CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
 PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
 NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
 
 
-class _Section(BaseModel):
-    # A view called 1 or a light called 2 is a name, however YAML reads it.
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
-
-
-class DatasetConfig(_Section):
+class DatasetConfig(Section):
     """Which dataset, and which of its categories."""
 
     kind: Literal["mvtec", "3cad", "visa", "real-iad", "indu-defect", "manifest", "sim"]
@@ -72,7 +61,7 @@ class DatasetConfig(_Section):
         )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """One training: train.yaml.
 
     Attributes:
@@ -110,7 +99,7 @@ class TrainConfig(_Section):
     workers: int = Field(default=0, ge=0)
 
 
-class CameraConfig(_Section):
+class CameraConfig(Section):
     """One camera: where its frames come from, and what they show.
 
     Attributes:
@@ -124,7 +113,7 @@ class CameraConfig(_Section):
     illuminations: tuple[Name, ...] = ()
 
 
-class PicturesConfig(_Section):
+class PicturesConfig(Section):
     """Pictures of NG parts: the oldest go when there are more than ``limit`` files or ``limit_mib``."""
 
     limit: int = Field(default=1000, ge=0)
@@ -132,13 +121,13 @@ class PicturesConfig(_Section):
     per_part: int = Field(default=4, ge=1)
 
 
-class SinksConfig(_Section):
+class SinksConfig(Section):
     """Where verdicts go, within the output folder; null switches the pictures off."""
 
     pictures: PicturesConfig | None = PicturesConfig()
 
 
-class StationConfig(_Section):
+class StationConfig(Section):
     """One station: station.yaml.
 
     Attributes:
@@ -148,6 +137,7 @@ class StationConfig(_Section):
         timeout_ms: longest wait for the frames of a part after its trigger, where there is a takt.
         silence_ms: longest wait for a frame of a camera; then it counts as vanished.
         parts_in_flight: parts that are admitted at the same time; the memory for their frames is fixed by it.
+        outputs: brokers, web servers and controllers that get each verdict; see docs/verdict.schema.json.
     """
 
     name: Name = "station"
@@ -163,6 +153,8 @@ class StationConfig(_Section):
     cameras: tuple[CameraConfig, ...] = Field(min_length=1)
     output: FilePath
     sinks: SinksConfig = SinksConfig()
+    outputs: tuple[OutputConfig, ...] = ()
+    outbox: OutboxConfig = OutboxConfig()
 
     @model_validator(mode="after")
     def _names_differ(self) -> StationConfig:
@@ -170,6 +162,10 @@ class StationConfig(_Section):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"two cameras are called '{doubled[0]}'; give each its own name")
+        titles = [output.title for output in self.outputs]
+        doubled = sorted({title for title in titles if titles.count(title) > 1})
+        if doubled:
+            raise ValueError(f"two outputs are called '{doubled[0]}'; give each its own name")
         return self
 
 

@@ -17,7 +17,7 @@ from export.placement import residual_branch, suits
 if TYPE_CHECKING:
     import onnx
 
-NARROW = 32  # channels below which a convolution goes back to floating point
+NARROW = 64  # channels below which a convolution goes back to floating point
 
 
 def fewer(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -157,7 +157,7 @@ def test_tensorrt_gets_signed_values_and_wide_plain_convolutions_only(model: onn
     for node in of(quantised, "Conv"):
         back = makers.get(node.input[1])
         if back is not None:
-            assert min(known[back.input[0]].shape[:2]) >= 16
+            assert min(known[back.input[0]].shape[:2]) >= 32
             assert all(each.i == 1 for each in node.attribute if each.name == "group")
     plain, all_of_them = placement(model, "tensorrt"), placement(model, "cpu")
     assert set(plain.weights) < set(all_of_them.weights)

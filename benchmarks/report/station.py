@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.report.markup import Markup, Value, join, missing, section, table, tag
 from edgead.errors import DataError
+from edgead.runtime.events import SCHEMA
 from edgead.runtime.parts import Outcome
-from edgead.runtime.sinks import LOG_NAME, SCHEMA
+from edgead.runtime.sinks import LOG_NAME
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgead.cli.parser import Verbs
+    from edgead.runtime.report import StationReport
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -65,10 +66,18 @@ def stream(wanted: argparse.Namespace) -> Answer:
         table(f"Station '{found.station}' on {found.runner}", ("verdict", ">parts"), rows),
         table("Latency, ms", ("stage", ">p50", ">p95", ">p99"), stages),
         f"{found.frames} frames in {found.wall_s:.1f} s, {found.fps:.1f} a second; {found.pictures} pictures",
+        *_outputs(found),
         *found.problems,
         f"verdicts: {found.verdict_file}",
     ]
     return Answer(found.to_dict(), body)
+
+
+def _outputs(found: StationReport) -> list[Table | str]:
+    if not found.outputs:
+        return []
+    rows = [(one.name, one.delivered, one.pending, one.refused, one.errors, one.last_error) for one in found.outputs]
+    return [table("Outputs", ("output", ">delivered", ">pending", ">refused", ">errors", "last error"), rows)]
 
 
 def report(wanted: argparse.Namespace) -> Answer:

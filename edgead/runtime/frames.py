@@ -97,16 +97,20 @@ class Camera(Protocol):
         """Give everything back; twice is allowed."""
 
 
-def options_of(config: CameraConfig, model: type[_Options]) -> _Options:
-    """Read the query of a camera's URI.
+def options_of(config: CameraConfig, model: type[_Options], *, mark: str = "?", name: str | None = None) -> _Options:
+    """Read the options in a camera's URI.
+
+    Args:
+        mark: what stands before them.
+        name: what errors call the URI.
 
     Raises:
         ConfigError: an unknown option, or a wrong value.
     """
-    _, _, query = config.uri.partition("?")
+    _, _, query = config.uri.partition(mark)
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
     values = {unquote(key): unquote(value) for key, _, value in pairs}
-    return check(model, values, name=f"camera '{config.name}': {config.uri}")
+    return check(model, values, name=f"camera '{config.name}': {name or config.uri}")
 
 
 def address_of(config: CameraConfig) -> str:

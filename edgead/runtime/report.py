@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgead.runtime.frames import Health
+from edgead.runtime.outputs.feed import OutputReport
 
 _LAST = 10_000  # values kept of each stage: a station runs for weeks
 
@@ -40,6 +41,8 @@ class StationReport:
         problems: one line each: cameras that vanished, sinks that failed, a signal.
         pictures: picture files written.
         cameras: by name, what became of its frames.
+        outputs: by output, what was delivered, what is pending, and the last error.
+        unsaved: verdicts that the outbox could not take; they are on stderr.
     """
 
     station: str
@@ -56,6 +59,8 @@ class StationReport:
     verdict_file: Path
     pictures: int
     cameras: Mapping[str, Health] = field(default_factory=dict)
+    outputs: tuple[OutputReport, ...] = ()
+    unsaved: int = 0
 
     @property
     def is_conserved(self) -> bool:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from edgead.config import PicturesConfig, StationConfig
 from edgead.errors import ConfigError, DataError
 from edgead.images import overlay, write_png
-from edgead.runtime.parts import Evidence, Outcome, PartVerdict, Slot
+from edgead.runtime.events import Event, slot_name
+from edgead.runtime.parts import Evidence, Outcome, PartVerdict
 from edgead.thresholds import Threshold
 
-SCHEMA = "edgead.verdict/1"
 LOG_NAME = "verdicts.ndjson"
 PICTURES_NAME = "pictures"
 _MIB = 1 << 20
@@ -30,21 +27,13 @@ class VerdictLog:
 
     Args:
         config: its output folder gets the file ``verdicts.ndjson``; earlier lines are kept.
-        run: identity of this run of the station; with the trigger it makes the ``event_id`` that marks duplicates.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
 
-    def __init__(self, config: StationConfig, *, run: str, threshold: Threshold) -> None:
+    def __init__(self, config: StationConfig) -> None:
         self.path = config.output / LOG_NAME
-        self._run = run
-        self._constant = {
-            "station": config.name,
-            "artefact": config.artefact,
-            "unsure": threshold.unsure,
-            "ng": threshold.ng,
-        }
         try:
             config.output.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -52,14 +41,13 @@ class VerdictLog:
         except OSError as error:
             raise ConfigError(f"{_cannot(self.path, error)}; choose a writable output folder") from error
 
-    def write(self, verdicts: Sequence[PartVerdict]) -> None:
+    def write(self, events: Sequence[Event]) -> None:
         """Append verdicts.
 
         Raises:
             DataError: the disk is full or gone; the file ends with a whole line; later verdicts go to stderr.
         """
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        lines = "".join(self._line(verdict, now) for verdict in verdicts).encode()
+        lines = "".join(f"{event.text}\n" for event in events).encode()
         written = 0
         try:
             while written < len(lines):
@@ -80,23 +68,6 @@ class VerdictLog:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-
-    def _line(self, verdict: PartVerdict, now: str) -> str:
-        fields: dict[str, Any] = {
-            "schema": SCHEMA,
-            "event_id": f"{self._run}-{verdict.trigger}",
-            "time": now,
-            "trigger": verdict.trigger,
-            "part": verdict.part,
-            "verdict": verdict.outcome.value,
-            "score": verdict.score,
-            "worst": _slot_name(verdict.worst) if verdict.worst else None,
-            "frames": verdict.frames,
-            "missing": [_slot_name(slot) for slot in verdict.missing],
-            "latency_ms": round(1e3 * (verdict.decided_s - verdict.triggered_s), 3),
-            **self._constant,
-        }
-        return json.dumps(fields, allow_nan=False) + "\n"
 
 
 class Pictures:
@@ -129,7 +100,7 @@ class Pictures:
                     self._draw(verdict, evidence)
 
     def _draw(self, verdict: PartVerdict, evidence: Evidence) -> None:
-        name = f"{self._run}-{verdict.trigger}_{_safe(verdict.part or '')}_{_safe(_slot_name(evidence.slot))}"
+        name = f"{self._run}-{verdict.trigger}_{_safe(verdict.part or '')}_{_safe(slot_name(evidence.slot))}"
         # The map from half the threshold up: what is wrong shines, and what is nearly wrong can be seen.
         low, high = self._threshold.ng / 2, max(self._threshold.ng, evidence.score)
         drawn = overlay(evidence.image, evidence.anomaly_map, low=low, high=high)
@@ -150,10 +121,6 @@ class Pictures:
                 oldest.unlink(missing_ok=True)
         except OSError as error:
             raise DataError(_cannot(self.folder, error)) from error
-
-
-def _slot_name(slot: Slot) -> str:
-    return f"{slot.view}/{slot.illumination}"
 
 
 def _safe(name: str) -> str:

@@ -22,9 +22,11 @@ from edgead.config import StationConfig
 from edgead.errors import ArtefactError, CameraError, DataError
 from edgead.images import resize
 from edgead.runtime.cameras import open_cameras
+from edgead.runtime.events import Event, Events
 from edgead.runtime.flow import Batch, Flow
 from edgead.runtime.frames import Camera, Frame
 from edgead.runtime.open import backend_of, doubt, open_runner
+from edgead.runtime.outputs.feed import Feed
 from edgead.runtime.parts import Evidence
 from edgead.runtime.report import StageTimes, StationReport
 from edgead.runtime.runner import Prediction, Runner
@@ -116,10 +118,12 @@ class Station:
             )
             runner.infer(self._flow.images[:1])  # the first inference is slow: no part should wait for it
             # Last, so that a station that cannot start leaves no output folder.
-            self._log = VerdictLog(config, run=run, threshold=threshold)
+            self._log = VerdictLog(config)
             stack.callback(self._log.close)
             self._pictures = Pictures(config.output, kept, run=run, threshold=threshold) if kept else None
+            self._feed = Feed(config) if config.outputs else None
             stack.pop_all()
+        self._events_of = Events(config, run=run, threshold=threshold).of
         self._draws = self._pictures is not None
         self._times = StageTimes()
         self._problems = list(problems)
@@ -132,6 +136,8 @@ class Station:
         last = None if None in totals else max(total or 0 for total in totals)
         with ExitStack() as stack:
             stack.callback(self._log.close)
+            if self._feed is not None:
+                stack.callback(self._feed.close)
             showing = progress("Streaming", last or 0) if progress else nullcontext(lambda _steps: None)
             advance = stack.enter_context(showing)
             stack.enter_context(stop_signals(self._events))
@@ -240,8 +246,10 @@ class Station:
         """Feed the sinks until there are no more verdicts."""
         while (verdicts := self._flow.next_verdicts()) is not None:
             self._times.parts.extend([verdict.decided_s - verdict.triggered_s for verdict in verdicts])
+            events = self._events_of(verdicts)
+            self._deliver(events)  # before the file: what can be read there is never lost to the outputs
             try:
-                self._log.write(verdicts)
+                self._log.write(events)
             except DataError as error:
                 self.stop(str(error))
             try:
@@ -252,6 +260,16 @@ class Station:
                 self._draws = False
             advance(len(verdicts))
         self._events.put("done")
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        if self._feed is None:
+            return
+        try:
+            self._feed.write(events)
+        except DataError as error:
+            self._note(str(error))
+            if self._feed.is_overfull:
+                self.stop("too many verdicts wait for the outbox; the station has stopped")
 
     def _note(self, problem: str) -> None:
         if problem not in self._problems:
@@ -271,8 +289,10 @@ class Station:
             fps=self._times.fps,
             mean_batch=self._times.mean_batch,
             latency_ms=self._times.spreads(),
-            problems=tuple(self._problems),
+            problems=(*self._problems, *(self._feed.problems if self._feed else ())),
             verdict_file=self._log.path,
             pictures=self._pictures.written if self._pictures else 0,
+            outputs=self._feed.reports() if self._feed else (),
+            unsaved=self._feed.unsaved if self._feed else 0,
             cameras={camera.name: camera.health for camera in self._cameras},
         )
