@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from edgead.bundle import Bundle
 from edgead.errors import ArtefactError
@@ -62,28 +63,28 @@ def quantise(
         images = batches(listed.samples, size_hw)
         ranges = collect(source, images, tensors_to_calibrate(model), threads=threads, progress=advance)
     about = card(ranges, listed, method)
-    tools = {name: version(name) for name in ("onnx", "onnxruntime", "numpy")}
     sample = next(batches(listed.samples[:1], size_hw))
     with task("Quantising", len(precisions)) as advance:
         for precision in precisions:
             made = make(model, precision, ranges, method)
-
-            def write(path: Path, made: onnx.ModelProto = made, precision: Precision = precision) -> None:
-                write_model(made, path)
-                _try(path, sample, optimised=precision != "int8-fp16")
-
             kept = {"fp32_kept_for": sorted(overflowing(ranges.peak))} if "fp16" in precision else {}
-            bundle.add(
-                precision,
-                write,
-                kind="onnx",
-                precision=precision,
-                made_from="fp32",
-                tools=tools,
-                calibration={**about, **kept},
-            )
+            _add(bundle, precision, made, {**about, **kept}, sample)
             advance(1, precision)
     return ranges
+
+
+def _add(
+    bundle: Bundle, precision: Precision, made: onnx.ModelProto, about: Mapping[str, Any], sample: npt.NDArray[np.uint8]
+) -> None:
+    """Keep a model that runs: a graph that no runtime takes, or that gives NaN, is not kept."""
+
+    def write(path: Path) -> None:
+        write_model(made, path)
+        with OnnxRunner(path, optimise=precision != "int8-fp16") as runner:
+            runner.infer(sample)
+
+    tools = {name: version(name) for name in ("onnx", "onnxruntime", "numpy")}
+    bundle.add(precision, write, kind="onnx", precision=precision, made_from="fp32", tools=tools, calibration=about)
 
 
 def make(model: onnx.ModelProto, precision: Precision, ranges: Ranges, method: str = METHOD) -> onnx.ModelProto:
@@ -109,9 +110,3 @@ def _refuse(findings: Collection[Finding]) -> None:
     """Hold what is made here to the rules that others' models are held to."""
     for found in findings:
         raise ArtefactError(f"{found}; report this as a bug")
-
-
-def _try(path: Path, sample: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], *, optimised: bool) -> None:
-    """Run a model once: a graph that no runtime takes, or that gives NaN, is not kept."""
-    with OnnxRunner(path, optimise=optimised) as runner:
-        runner.infer(sample)
