@@ -11,6 +11,7 @@ import contextlib
 import queue
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ TRIGGER_READY, MISSED, COMPLETED, RESULTS_VALID = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 CODES = {"OK": 1, "UNSURE": 2, "NG": 3, "INCOMPLETE": 4, "MISSED": 5, "REJECTED": 6}
 _PART_BYTES = 32
 _START_S = 5.0
+_HANDSHAKE_S = 1.0
 
 
 def result_words(fields: dict[str, Any]) -> list[int]:
@@ -98,7 +100,10 @@ class Modbus:
         return taken
 
     def close(self) -> None:
-        """Close the server: controllers see the connection end."""
+        """Close the server, once the controller has ended the handshake that it is in."""
+        give_up_s = time.monotonic() + _HANDSHAKE_S
+        while self._words[CONTROL] & RESULTS_ACK and time.monotonic() < give_up_s:
+            time.sleep(0.01)
         with contextlib.suppress(RuntimeError):  # it has ended already
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._stop()))
         self._thread.join(2.0)
