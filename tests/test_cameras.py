@@ -216,7 +216,7 @@ def test_lost_frames_are_left_out_and_the_others_keep_their_triggers() -> None:
     ("uri", "values", "error", "words"),
     [
         ("dri://x", {}, ConfigError, "unknown scheme 'dri', did you mean 'dir'?"),
-        ("rtsp://x", {}, ConfigError, "unknown scheme 'rtsp'"),
+        ("rtmp://x", {}, ConfigError, "unknown scheme 'rtmp', did you mean 'rtsp'?"),
         ("images", {}, ConfigError, "'images' is no address"),
         ("dir://", {}, ConfigError, "is no address"),
         ("dir:///nowhere/at/all", {}, CameraError, "/nowhere/at/all is no folder"),

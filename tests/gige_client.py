@@ -1,0 +1,164 @@
+"""What a test asks of a GigE Vision camera, within its network namespace: ``gige_client.py WHAT ADDRESS...``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from edgead.config import CameraConfig
+from edgead.errors import CameraError
+from edgead.images import write_png
+from edgead.runtime.cameras import open_cameras
+from edgead.runtime.frames import Camera, Frame
+
+
+@contextmanager
+def fake(*options: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["arv-fake-gv-camera-0.8", "-i", "127.0.0.1", "-s", "GV01", *options])
+    time.sleep(0.3)  # it does not say when it is ready
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def opened(uri: str, *lights: str) -> Camera:
+    return open_cameras([CameraConfig(name="cam", uri=uri, illuminations=lights)])[0]
+
+
+def frame_of(camera: Camera) -> Frame:
+    frame = camera.read(20)
+    assert frame is not None
+    return frame
+
+
+def say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def killed(uri: str) -> None:
+    with fake() as process:
+        camera = opened(uri)
+        frames = [frame_of(camera) for _ in range(10)]
+        triggers = [frame.trigger for frame in frames]
+        say(triggers=triggers, shape=frames[0].image.shape, health=asdict(camera.health))
+        process.kill()
+        process.wait()
+    again = threading.Event()
+
+    def revive() -> None:
+        time.sleep(0.8)
+        with fake():
+            again.wait()
+
+    thread = threading.Thread(target=revive)
+    thread.start()
+    errors: list[str | None] = []
+    begin_s = time.monotonic()
+    frame = None
+    while camera.health.reconnects == 0:
+        try:
+            frame = camera.read(0.6)
+        except CameraError:
+            errors.append(camera.health.last_error)
+    assert frame is not None
+    say(pause_s=time.monotonic() - begin_s, errors=errors, trigger=frame.trigger, health=asdict(camera.health))
+    camera.close()
+    begin_s = time.monotonic()
+    camera = opened(uri)
+    frame_of(camera)
+    say(reopened_s=time.monotonic() - begin_s)
+    camera.close()
+    again.set()
+    thread.join()
+
+
+def lights(uri: str) -> None:
+    with fake():
+        camera = opened(uri, "dark", "bright")
+        frames = [frame_of(camera) for _ in range(6)]
+        camera.close()
+    say(
+        shape=frames[0].image.shape,
+        slots=[(frame.trigger, frame.slot.illumination) for frame in frames],
+        means=[float(frame.image.mean()) for frame in frames],
+        captured_s=[frame.captured_s for frame in frames],
+    )
+
+
+def lossy(uri: str) -> None:
+    with fake("-r", "2"):
+        camera = opened(uri)
+        for _ in range(30):
+            frame = frame_of(camera)
+        camera.close()
+    say(last=frame.trigger, health=asdict(camera.health))
+
+
+def folder(uri: str, path: str, out: str) -> None:
+    """Write what a camera that shows a folder gives."""
+    server = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("gige_folder.py")), "127.0.0.1", "GV09", path],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        camera = opened(uri)
+        for number in range(8):
+            frame = frame_of(camera)
+            assert frame.trigger == number
+            write_png(Path(out) / f"{number}.png", frame.image)
+        camera.close()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def unplugged(uri: str) -> None:
+    with fake() as process:
+        camera = opened(uri)
+        try:
+            camera.read(0.5)
+        except CameraError as error:
+            say(error=str(error))
+        process.kill()
+        process.wait()
+        begin_s = time.monotonic()
+        try:
+            camera.read(12)
+        except CameraError as error:
+            say(error=str(error), waited_s=time.monotonic() - begin_s)
+        camera.close()
+
+
+def wrong(*uris: str) -> None:
+    with fake():
+        for uri in uris:
+            try:
+                opened(uri).close()
+            except CameraError as error:
+                say(error=str(error))
+            else:
+                say(error="")
+
+
+if __name__ == "__main__":
+    work = {
+        "killed": killed,
+        "lights": lights,
+        "lossy": lossy,
+        "folder": folder,
+        "unplugged": unplugged,
+        "wrong": wrong,
+    }
+    work[sys.argv[1]](*sys.argv[2:])
