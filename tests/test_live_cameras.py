@@ -380,6 +380,21 @@ def test_an_rtsp_camera_is_killed_and_hangs_and_comes_back_each_time() -> None:
 
 
 @needs_gst
+def test_a_reader_slower_than_an_rtsp_camera_gets_fresh_frames() -> None:
+    pytest.importorskip("av")
+    port = free_port()
+    with rtsp_server(port), opened(f"rtsp://127.0.0.1:{port}/line#lag_ms=200") as camera:
+        for _ in range(20):
+            frame = frame_of(camera)
+        time.sleep(1.5)  # 37 frames wait in the network
+        late = frame_of(camera)
+        assert time.monotonic() - late.captured_s < 0.35
+        assert 25 <= camera.health.missed <= 45
+        assert late.trigger - frame.trigger == camera.health.missed + 1
+        assert (late.captured_s - frame.captured_s) / (late.trigger - frame.trigger) == pytest.approx(0.04, rel=0.15)
+
+
+@needs_gst
 def test_an_rtsp_camera_that_changes_its_size_ends_in_one_line() -> None:
     pytest.importorskip("av")
     port = free_port()

@@ -75,7 +75,7 @@ def _live(scheme: str, config: CameraConfig) -> Live:
         case "gst":
             from edgead.runtime.gst_camera import GstSource
 
-            pipeline_options = options_of(config, LiveOptions)
+            pipeline_options = options_of(config, LiveOptions, name="gst://")  # a pipeline may hold a password
             return Live(config, GstSource(config), pipeline_options)
         case "v4l2":
             from edgead.runtime.v4l2_camera import V4l2Options, V4l2Source

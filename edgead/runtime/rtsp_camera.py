@@ -14,6 +14,8 @@ from edgead.config import CameraConfig
 from edgead.errors import CameraError, require
 from edgead.runtime.live import LiveOptions, Shot
 
+_DRIFT = 1e-3  # more than any two clocks have
+
 
 class RtspOptions(LiveOptions):
     """Options of ``rtsp://``.
@@ -21,10 +23,13 @@ class RtspOptions(LiveOptions):
     Attributes:
         transport: tcp loses no packets; udp has less delay on a good network.
         buffer_ms: longest that packets that overtake each other are sorted, with udp.
+        lag_ms: oldest that a frame may be when it is read; older ones wait in the network because the station is
+            slower than the camera, and are left out.
     """
 
     transport: Literal["tcp", "udp"] = "tcp"
     buffer_ms: float = Field(default=0, ge=0, le=10_000)
+    lag_ms: float = Field(default=500, gt=0)
 
 
 class RtspSource:
@@ -45,8 +50,11 @@ class RtspSource:
         }
         # FFmpeg needs about two of its own time-outs to give up, and 0 would wait for ever.
         self._silence_s = (options.watchdog_ms or 10_000) / 2e3
+        self._lag_s = options.lag_ms / 1e3
         self._container: Any = None
         self._frames: Any = None
+        self._offset_s: float | None = None  # of our clock from the camera's, for the frames with the least delay
+        self._looked_s = 0.0
         self.transport: dict[str, int] = {}
 
     def open(self, timeout_s: float) -> None:
@@ -60,12 +68,24 @@ class RtspSource:
         stream = self._container.streams.video[0]
         stream.thread_type = "SLICE"  # threads by frame would hold frames back
         self._frames = self._container.decode(stream)
+        self._offset_s = None
 
-    def read(self, timeout_s: float, light: int) -> Shot | None:  # noqa: ARG002 - FFmpeg knows its time-out from open
-        """Decode the next frame; the end of the stream means that the camera is gone."""
+    def read(self, timeout_s: float, light: int) -> Shot | None:  # noqa: ARG002 - the camera knows no lights
+        """Decode the next frame that is fresh; the end of the stream means that the camera is gone.
+
+        How long the camera may be silent, FFmpeg knows since the opening; ``timeout_s`` ends the search for a fresh
+        frame.
+        """
+        give_up_s = time.monotonic() + timeout_s
+        skipped = 0
         try:
-            frame = next(self._frames)
-            return Shot(frame.to_ndarray(format="rgb24"), time.monotonic())
+            while True:
+                frame = next(self._frames)
+                now_s = time.monotonic()
+                lag_s = self._lag(frame.time, now_s)
+                if lag_s <= self._lag_s or now_s > give_up_s:
+                    return Shot(frame.to_ndarray(format="rgb24"), now_s - lag_s, skipped)
+                skipped += 1
         except StopIteration:
             raise CameraError(f"{self._shown} has ended its stream") from None
         except self._av.error.InvalidDataError:
@@ -79,6 +99,18 @@ class RtspSource:
         container, self._container, self._frames = self._container, None, None
         if container is not None:
             container.close()
+
+    def _lag(self, sent_s: float | None, now_s: float) -> float:
+        """Tell how much longer than the fastest a frame was on its way; the clocks may drift apart, by 0.1 %."""
+        if sent_s is None:
+            return 0.0
+        offset_s = now_s - sent_s
+        if self._offset_s is None:
+            self._offset_s = offset_s
+        else:
+            self._offset_s = min(offset_s, self._offset_s + _DRIFT * (now_s - self._looked_s))
+        self._looked_s = now_s
+        return offset_s - self._offset_s
 
     @property
     def _shown(self) -> str:
