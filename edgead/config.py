@@ -121,9 +121,22 @@ class PicturesConfig(Section):
     per_part: int = Field(default=4, ge=1)
 
 
+class RollConfig(Section):
+    """When ``verdicts.ndjson`` becomes ``verdicts-NUMBER.ndjson`` and a new one is begun; null is never.
+
+    Attributes:
+        mib: before a write that would make it larger than this.
+        days: at the first verdict of a day (UTC) so many days after the file's first one.
+    """
+
+    mib: float | None = Field(default=None, gt=0)
+    days: int | None = Field(default=None, ge=1)
+
+
 class SinksConfig(Section):
     """Where verdicts go, within the output folder; null switches the pictures off."""
 
+    roll: RollConfig = RollConfig()
     pictures: PicturesConfig | None = PicturesConfig()
 
 

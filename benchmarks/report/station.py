@@ -14,7 +14,7 @@ from benchmarks.report.markup import Markup, Value, join, missing, section, tabl
 from edgead.errors import DataError
 from edgead.runtime.events import SCHEMA
 from edgead.runtime.parts import Outcome
-from edgead.runtime.sinks import LOG_NAME
+from edgead.runtime.sinks import LOG_NAME, rolled
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class StationLog:
 
 
 def read_log(path: Path) -> StationLog | None:
-    """Read a verdict log; None where it holds no verdict.
+    """Read a verdict log with the files that it was rolled to; None where it holds no verdict.
 
     Raises:
         DataError: it cannot be read.
@@ -59,8 +59,8 @@ def read_log(path: Path) -> StationLog | None:
     runs: dict[str, list[dict[str, Any]]] = {}
     unreadable = 0
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
+        for part in (*rolled(path.parent), path):
+            for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
                 fields = _verdict(line)
                 if fields is None:
                     unreadable += 1

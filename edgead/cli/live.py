@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ class Tail:
         """Take in the whole lines that have come."""
         try:
             with self._path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._at:  # the station has begun a new file
+                    self._at = 0
                 file.seek(self._at)
                 new = file.read()
         except OSError:  # the station itself says so; what is shown just stays as it was

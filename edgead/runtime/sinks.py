@@ -7,6 +7,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Sequence
+from datetime import date, datetime, timezone
 from pathlib import Path
 
 from edgead.config import PicturesConfig, StationConfig
@@ -19,6 +20,8 @@ from edgead.thresholds import Threshold
 LOG_NAME = "verdicts.ndjson"
 PICTURES_NAME = "pictures"
 _MIB = 1 << 20
+_ROLLED = re.compile(r"verdicts-\d{6,}\.ndjson")
+_DATE = re.compile(rb'"time": "(\d{4}-\d\d-\d\d)T')
 _PICTURE = re.compile(r"[0-9a-f]+-\d+_.*_(image|overlay)\.png")
 
 
@@ -34,10 +37,10 @@ class VerdictLog:
 
     def __init__(self, config: StationConfig) -> None:
         self.path = config.output / LOG_NAME
+        self._roll = config.sinks.roll
         try:
             config.output.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            self._end = os.fstat(self._file).st_size  # one station a folder, so that nobody else appends
+            self._open()
         except OSError as error:
             raise ConfigError(f"{_cannot(self.path, error)}; choose a writable output folder") from error
 
@@ -50,6 +53,8 @@ class VerdictLog:
         lines = "".join(f"{event.text}\n" for event in events).encode()
         written = 0
         try:
+            if self._is_due(len(lines)):
+                self._begin_anew()
             while written < len(lines):
                 written += os.write(self._file, lines[written:])
         except OSError as error:
@@ -63,11 +68,42 @@ class VerdictLog:
             ) from error
         self._end += written
 
+    def _open(self) -> None:
+        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._end = os.fstat(self._file).st_size  # one station a folder, so that nobody else appends
+        self._begun = _today()
+        if self._end and self._roll.days is not None:
+            with self.path.open("rb") as file:
+                found = _DATE.search(file.readline())
+            self._begun = date.fromisoformat(found[1].decode()) if found else self._begun
+
+    def _is_due(self, more: int) -> bool:
+        """Tell whether what comes belongs into a new file."""
+        mib, days = self._roll.mib, self._roll.days
+        is_large = mib is not None and self._end + more > mib * _MIB
+        is_old = days is not None and (_today() - self._begun).days >= days
+        return self._end > 0 and (is_large or is_old)
+
+    def _begin_anew(self) -> None:
+        numbers = [int(path.stem.rpartition("-")[2]) for path in rolled(self.path.parent)]
+        self.path.rename(self.path.with_name(f"verdicts-{max(numbers, default=0) + 1:06d}.ndjson"))
+        self.close()
+        self._open()
+
     def close(self) -> None:
         """Close the file; twice is allowed."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def rolled(folder: Path) -> list[Path]:
+    """Return the files of earlier verdicts in an output folder, the oldest first."""
+    return sorted(path for path in folder.glob("verdicts-*.ndjson") if _ROLLED.fullmatch(path.name))
+
+
+def _today() -> date:
+    return datetime.now(timezone.utc).date()
 
 
 class Pictures:
