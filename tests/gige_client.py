@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from edgead.config import CameraConfig
+from edgead.config import CameraConfig, StationConfig
 from edgead.errors import CameraError
 from edgead.images import write_png
 from edgead.runtime.cameras import open_cameras
+from edgead.runtime.fake import FakeRunner
 from edgead.runtime.frames import Camera, Frame
+from edgead.runtime.station import run_station
+from edgead.thresholds import Threshold
 
 
 @contextmanager
@@ -141,6 +146,37 @@ def unplugged(uri: str) -> None:
         camera.close()
 
 
+def station(uri: str, out: str) -> None:
+    """Run a station for eight seconds, in which its camera dies and comes back after one."""
+    values = {
+        "bundle": "b",
+        "output": out,
+        "takt_ms": 100,
+        "timeout_ms": 500,
+        "silence_ms": 20_000,
+        "cameras": [{"name": "cam", "uri": uri, "illuminations": ["dark", "bright"]}],
+    }
+    threshold = Threshold(0.5, 0.75, "part", 2000, 0.95, 3000, 1000, 1500, "by hand")
+    signalled: list[float] = []
+    with ExitStack() as stack:
+        first = stack.enter_context(fake())
+
+        def act() -> None:
+            time.sleep(2)
+            first.kill()
+            time.sleep(1)
+            stack.enter_context(fake())
+            time.sleep(5)
+            signalled.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        actor = threading.Thread(target=act)
+        actor.start()
+        report = run_station(StationConfig.model_validate(values), runner=FakeRunner((32, 32)), threshold=threshold)
+        actor.join()
+        say(report=report.to_dict(), late_s=time.monotonic() - signalled[0])
+
+
 def wrong(*uris: str) -> None:
     with fake():
         for uri in uris:
@@ -159,6 +195,7 @@ if __name__ == "__main__":
         "lossy": lossy,
         "folder": folder,
         "unplugged": unplugged,
+        "station": station,
         "wrong": wrong,
     }
     work[sys.argv[1]](*sys.argv[2:])

@@ -172,12 +172,12 @@ def test_the_watchdog_opens_a_silent_camera_anew_but_not_one_that_the_line_trigg
     camera, source = live([shot(0)], watchdog_ms=50)
     frame_of(camera)
     with pytest.raises(CameraError, match=r"no complete frame for 0\.05 s"):
-        camera.read(1)
+        camera.read(0.5)
     assert source.opened > 2
     patient, source = live([shot(0)], watchdog_ms=0)
     frame_of(patient)
-    with pytest.raises(CameraError, match=r"gave no frame for 0\.5 s; check cable"):
-        patient.read(0.5)
+    with pytest.raises(CameraError, match=r"gave no frame for 0\.3 s; check cable"):
+        patient.read(0.3)
     assert source.opened == 1
 
 
@@ -384,12 +384,12 @@ def test_a_reader_slower_than_an_rtsp_camera_gets_fresh_frames() -> None:
     pytest.importorskip("av")
     port = free_port()
     with rtsp_server(port), opened(f"rtsp://127.0.0.1:{port}/line#lag_ms=200") as camera:
-        for _ in range(20):
+        for _ in range(12):
             frame = frame_of(camera)
-        time.sleep(1.5)  # 37 frames wait in the network
+        time.sleep(1)  # 25 frames wait in the network
         late = frame_of(camera)
         assert time.monotonic() - late.captured_s < 0.35
-        assert 25 <= camera.health.missed <= 45
+        assert 15 <= camera.health.missed <= 32
         assert late.trigger - frame.trigger == camera.health.missed + 1
         assert (late.captured_s - frame.captured_s) / (late.trigger - frame.trigger) == pytest.approx(0.04, rel=0.15)
 
@@ -549,6 +549,24 @@ def test_a_camera_that_the_line_triggers_may_be_silent_but_not_gone(inside: Insi
     assert silent["error"].endswith("it gave no frame for 0.5 s; check cable, power and trigger")
     assert gone["waited_s"] > 11
     assert "127.0.0.1 cannot be opened" in gone["error"]
+
+
+@needs_gige
+@pytest.mark.slow
+def test_a_station_goes_on_over_the_death_of_a_camera(inside: Inside, tmp_path: Path) -> None:
+    uri = (
+        "gige://127.0.0.1?trigger=software&exposure_us=500,8000&rate=10&watchdog_ms=300&retry_ms=50&width=64&height=64"
+    )
+    (seen,) = inside("station", uri, str(tmp_path / "out"))
+    report, camera = seen["report"], seen["report"]["cameras"]["cam"]
+    verdicts = report["verdicts"]
+    assert report["is_conserved"]
+    assert camera["reconnects"] == 1
+    assert 0 <= camera["frames"] - report["frames"] - report["unused_frames"] <= 1  # one may come as it stops
+    assert verdicts["MISSED"] >= 5  # it was away for a second at least
+    assert verdicts["MISSED"] + verdicts["INCOMPLETE"] < 60
+    assert verdicts["OK"] + verdicts["UNSURE"] + verdicts["NG"] >= 30
+    assert seen["late_s"] < 1  # from the signal to the end, with control of the camera given back
 
 
 @needs_gige
