@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -150,6 +151,35 @@ def test_a_disk_that_fills_up_loses_no_verdict_silently(tmp_path: Path) -> None:
     loud = [json.loads(line)["event_id"] for line in done.stderr.splitlines() if line.startswith("{")]
     assert len(kept) > 100
     assert len(set(kept) | set(loud)) == int(triggers)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_file_system_loses_no_verdict_silently(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    config = station(small_disk, dead_hook(), parts=4000, sinks={"pictures": None}, outbox={"drain_s": 0})
+    report = run(config)
+    said = capfd.readouterr().err.splitlines()
+    loud = {json.loads(line)["event_id"] for line in said if line.startswith("{")}
+    assert all(line.endswith("free the disk") for line in said if not line.startswith("{"))  # no traceback
+    assert 0 < report.triggers < 4000
+    copied = shutil.copytree(small_disk / "out" / "outbox", small_disk.parent / "copy")  # reading needs room
+    with sqlite3.connect(copied / "events.sqlite") as file:
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        kept = {row[0] for row in file.execute("SELECT event_id FROM events")}
+    assert len(kept | loud) == report.triggers
+    assert len(kept) == report.outputs[0].pending + report.outputs[0].delivered - report.unsaved
+    assert sum("cannot be written" in problem for problem in report.problems) == 2  # the outbox and the file
+    assert all("\n" not in problem for problem in report.problems)
 
 
 def test_what_is_in_the_file_is_in_the_outbox_when_the_station_is_killed(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class Delivery:
         self._retry_s, self._wait_s = 0.0, _FIRST_RETRY_S
         self._noted_s = 0.0
         self._is_noted = True
+        self._backlog = Backlog(self._task.folder)
+        before = read_progress(self._task.folder).get(self._name, Progress())
+        self._progress = before._replace(cursor=max(before.cursor, self._backlog.since(self._name)), last_error="")
+        self._sent = self._progress.cursor
         self.thread = threading.Thread(None, self._run, f"output {self._name}", daemon=True)
 
     def wake(self) -> None:
@@ -70,19 +74,16 @@ class Delivery:
         self._wake.set()
 
     def _run(self) -> None:
-        self._backlog = Backlog(self._task.folder)
-        before = read_progress(self._task.folder).get(self._name, Progress())
-        self._progress = before._replace(cursor=max(before.cursor, self._backlog.since(self._name)), last_error="")
-        self._sent = self._progress.cursor
         while True:
             self._wake.clear()  # before looking, so that nothing that comes meanwhile is slept over
             try:
                 moved = self._settle() | self._send()
+                is_over = self._is_over()
             except Exception as error:  # no output may take the others with it
                 self._fail(f"{type(error).__name__}: {error}")
-                moved = False
+                moved, is_over = False, self._is_late()
             self._note()
-            if self._is_over():
+            if is_over:
                 break
             if not moved:
                 self._wake.wait(self._pause_s())
@@ -101,7 +102,10 @@ class Delivery:
         if self._give_up_s is None:
             return False
         is_all_sent = not self._open and not self._backlog.after(self._sent, 1)
-        return is_all_sent or time.monotonic() >= self._give_up_s
+        return is_all_sent or self._is_late()
+
+    def _is_late(self) -> bool:
+        return self._give_up_s is not None and time.monotonic() >= self._give_up_s
 
     def _settle(self) -> bool:
         """Move the cursor over all that is settled; tell whether anything was."""
@@ -209,6 +213,9 @@ def main() -> int:
             return 2
         try:
             return _deliver(task, wishes.fileno())
+        except sqlite3.Error as error:  # the station starts this process again after a while
+            print(f"{task.folder}: nothing is delivered ({error}); free the disk", file=sys.stderr)
+            return 2
         finally:
             os.close(held)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from edgead.runtime.outputs.deliver import END, NEW, Task
 from edgead.runtime.outputs.outbox import FOLDER, Outbox, Progress, read_progress
 
 _GRACE_S = 4.0  # beyond drain_s: the process starts, says good-bye, ends
-_RESTART_S = 1.0  # least time between two starts of a process that dies
+_RESTART_S = (1.0, 60.0)  # first and longest wait between two starts of a process that dies
 _LIBRARIES = {"mqtt": "paho.mqtt.client", "modbus": "pymodbus"}
 
 
@@ -61,12 +62,17 @@ class Feed:
         names = [output.title for output in config.outputs]
         folder = (config.output / FOLDER).absolute()
         self._outbox = Outbox(folder, config.outbox, names)
-        self._before = read_progress(folder), self._outbox.dropped()
+        try:
+            self._before = read_progress(folder), self._outbox.dropped()
+        except sqlite3.Error as error:
+            self._outbox.close()
+            raise ConfigError(f"{folder}: {error}; free the disk, or move delivered.sqlite away") from error
         task = Task(folder=folder, station=config.name, outputs=config.outputs, drain_s=self._drain_s)
         self._task = task.model_dump_json().encode() + b"\n"
         self._reports: tuple[OutputReport, ...] = ()
+        self._doubt = ""
         self._started_s = 0.0
-        self._restarts = 0
+        self._restarts, self._pause_s = 0, _RESTART_S[0]
         self._process = self._start()
 
     @property
@@ -79,7 +85,13 @@ class Feed:
             for one in self._reports
             if one.dropped
         ]
-        return [*self._outbox.problems, *restarted * bool(self._restarts), *unsaved * bool(self.unsaved), *dropped]
+        return [
+            *self._outbox.problems,
+            *[self._doubt] * bool(self._doubt),
+            *restarted * bool(self._restarts),
+            *unsaved * bool(self.unsaved),
+            *dropped,
+        ]
 
     @property
     def is_overfull(self) -> bool:
@@ -118,8 +130,12 @@ class Feed:
         self.unsaved = self._outbox.close()
 
     def _stand(self) -> tuple[OutputReport, ...]:
-        now, dropped = read_progress(self._outbox.folder), self._outbox.dropped()
-        pending = self._outbox.pending(now)
+        try:
+            now = read_progress(self._outbox.folder)
+        except sqlite3.Error as error:  # a full disk: what is delivered is known again when there is room
+            self._doubt = f"{self._outbox.folder}: what was delivered cannot be read ({error}); free the disk"
+            now = self._before[0]
+        dropped, pending = self._outbox.dropped(), self._outbox.pending(now)
         return tuple(self._report(output, now, dropped, pending) for output in self._outputs)
 
     def _report(
@@ -167,7 +183,8 @@ class Feed:
         except BlockingIOError:
             pass
         except BrokenPipeError:
-            if time.monotonic() - self._started_s > _RESTART_S:
+            if time.monotonic() - self._started_s > self._pause_s:
+                self._pause_s = min(2 * self._pause_s, _RESTART_S[1])
                 self._restart()
 
 
