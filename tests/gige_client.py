@@ -102,7 +102,7 @@ def lights(uri: str) -> None:
 def lossy(uri: str) -> None:
     with fake("-r", "2"):
         camera = opened(uri)
-        for _ in range(30):
+        for _ in range(15):
             frame = frame_of(camera)
         camera.close()
     say(last=frame.trigger, health=asdict(camera.health))

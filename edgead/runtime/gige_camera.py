@@ -98,7 +98,7 @@ class GigeSource:
 
     def open(self, timeout_s: float) -> None:  # noqa: ARG002 - Aravis has its own time-outs, about 2 s in all
         """Find the camera, take control of it, and start its stream."""
-        self._lost.clear()
+        lost = self._lost = threading.Event()  # a new one: word of an earlier connection may still come
         self._asked, self._exposure, self._last_id = False, None, None
         try:
             self._camera = self._aravis.Camera.new(self._device())
@@ -114,8 +114,7 @@ class GigeSource:
             raise
         except Exception as error:  # GLib.Error, whose class is known only once the library is there
             raise CameraError(f"{self._address} cannot be opened ({_reason(error)})") from error
-        device = self._camera.get_device()
-        device.connect("control-lost", lambda _device: self._lost.set())
+        self._camera.get_device().connect("control-lost", lambda _device: lost.set())
 
     def read(self, timeout_s: float, light: int) -> Shot | None:
         """Trigger, where that is ours to do, and wait for the buffer."""
