@@ -147,7 +147,7 @@ class Engine:
         return [(self.settings.get("min_batch", 1), *shape), (largest, *shape), (largest, *shape)]
 
     def fail(self, reason: str) -> bool:
-        self._log.log(1, f"{reason} In enqueueV3 at runtime/engine.cpp:12")
+        self._log.log(1, f"{reason} In enqueueV3 at /trt/engine.cpp:12")
         return False
 
 
