@@ -39,7 +39,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(happened: Callable[[], Any], within_s: float = 15) -> None:
+def wait_until(happened: Callable[[], Any], within_s: float = 30) -> None:
     give_up_s = time.monotonic() + within_s
     while not happened():
         assert time.monotonic() < give_up_s, "it did not happen in time"

@@ -120,7 +120,7 @@ def test_a_result_that_is_not_acknowledged_stays_and_comes_again_next_time(tmp_p
 
 @contextmanager
 def running(tmp_path: Path, port: int) -> Iterator[None]:
-    config = station(tmp_path, [{"modbus": {"port": port}}], parts=300, query="&rate=50", outbox={"drain_s": 0})
+    config = station(tmp_path, [{"modbus": {"port": port}}], parts=120, query="&rate=50", outbox={"drain_s": 0})
     thread = threading.Thread(target=run, args=(config,), daemon=True)
     thread.start()
     yield

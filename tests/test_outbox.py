@@ -242,6 +242,21 @@ def test_two_stations_do_not_share_a_folder(tmp_path: Path, outbox: Outbox) -> N
     assert read_progress(tmp_path / "nowhere") == {}
 
 
+def test_notes_on_an_outbox_that_was_removed_do_not_count_for_the_new_one(outbox: Outbox) -> None:
+    outbox.write(events(0, 20))
+    delivered = Delivered(outbox.folder, ["a", "b"])
+    delivered.write("a", Progress(cursor=20, delivered=20))
+    delivered.close()
+    outbox.close()
+    for path in outbox.folder.glob("events.sqlite*"):
+        path.unlink()
+    new = Outbox(outbox.folder, OutboxConfig(), ["a", "b"])
+    new.write(events(20, 30))
+    assert new.pending(read_progress(outbox.folder)) == {"a": 10, "b": 10}
+    assert len(new.problems) == 1
+    new.close()
+
+
 def test_a_new_output_begins_now_and_an_old_one_is_given_up_aloud(tmp_path: Path, outbox: Outbox) -> None:
     outbox.write(events(0, 10))
     outbox.close()

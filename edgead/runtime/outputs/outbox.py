@@ -81,6 +81,7 @@ class Outbox:
                 with self._events:
                     self._events.executescript(f"BEGIN IMMEDIATE;{_EVENTS_SCHEMA}")
                     self._register()
+                self._forget_another()
             except BlockingIOError as error:
                 raise ConfigError(f"{folder}: another station has it; give each its own output") from error
             except OSError as error:
@@ -88,7 +89,7 @@ class Outbox:
                     f"{folder}: cannot be written ({error.strerror}); choose a writable folder"
                 ) from error
             except sqlite3.Error as error:
-                raise ConfigError(f"{self.path}: cannot be written as an outbox ({error}); move it away") from error
+                raise ConfigError(f"{folder}: cannot be written as an outbox ({error}); move it away") from error
             stack.pop_all()
 
     @property
@@ -165,6 +166,14 @@ class Outbox:
             self.problems.append(f"output '{name}' is no longer in station.yaml: what it has not got, it will not get")
         for name in set(self._outputs) - before:
             self._events.execute("INSERT INTO outputs (name, since) VALUES (?, ?)", (name, last))
+
+    def _forget_another(self) -> None:
+        """Remove notes on what was delivered of events that are no longer here: new ones would count as delivered."""
+        last = self._last()
+        if any(progress.cursor > last for progress in read_progress(self.folder).values()):
+            self.problems.append(f"{self.path} is a new one: {DELIVERED} was of another and is forgotten")
+            for ending in ("", "-wal", "-shm"):
+                (self.folder / f"{DELIVERED}{ending}").unlink(missing_ok=True)
 
     def _last(self) -> int:
         row = self._events.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
