@@ -66,11 +66,24 @@ def stream(wanted: argparse.Namespace) -> Answer:
         table(f"Station '{found.station}' on {found.runner}", ("verdict", ">parts"), rows),
         table("Latency, ms", ("stage", ">p50", ">p95", ">p99"), stages),
         f"{found.frames} frames in {found.wall_s:.1f} s, {found.fps:.1f} a second; {found.pictures} pictures",
+        *_cameras(found),
         *_outputs(found),
         *found.problems,
         f"verdicts: {found.verdict_file}",
     ]
     return Answer(found.to_dict(), body)
+
+
+def _cameras(found: StationReport) -> list[Table | str]:
+    """Show the cameras if one of them was in trouble."""
+    rows = [
+        (name, seen.frames, seen.incomplete, seen.missed, seen.reconnects, seen.last_error or "")
+        for name, seen in found.cameras.items()
+    ]
+    if not any(any(row[2:]) for row in rows):
+        return []
+    columns = ("camera", ">frames", ">incomplete", ">missed", ">reconnects", "last error")
+    return [table("Cameras", columns, rows)]
 
 
 def _outputs(found: StationReport) -> list[Table | str]:

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -294,5 +295,5 @@ class Station:
             pictures=self._pictures.written if self._pictures else 0,
             outputs=self._feed.reports() if self._feed else (),
             unsaved=self._feed.unsaved if self._feed else 0,
-            cameras={camera.name: camera.health for camera in self._cameras},
+            cameras={camera.name: deepcopy(camera.health) for camera in self._cameras},
         )
