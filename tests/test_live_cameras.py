@@ -257,6 +257,16 @@ def test_a_pipeline_gives_rgb_frames_with_their_capture_times() -> None:
 
 
 @needs_gst
+def test_a_frame_that_waited_in_the_pipeline_says_when_it_was_taken() -> None:
+    with opened("gst://videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=5/1") as camera:
+        first = frame_of(camera)
+        time.sleep(first.captured_s + 0.3 - time.monotonic())
+        second = frame_of(camera)
+        assert second.captured_s - first.captured_s == pytest.approx(0.2, abs=0.04)
+        assert time.monotonic() - second.captured_s > 0.05
+
+
+@needs_gst
 def test_a_slow_reader_gets_new_frames_and_the_others_are_counted() -> None:
     with opened("gst://videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=100/1") as camera:
         frame_of(camera)
