@@ -16,7 +16,7 @@ import pytest
 from outputs_bench import THRESHOLD, free_port, run, start_station, station, verdicts, wait_until
 
 from edgead.config import PicturesConfig, load_station
-from edgead.errors import ConfigError, DataError
+from edgead.errors import ConfigError, DataError, MissingError
 from edgead.images import write_png
 from edgead.output_config import OutboxConfig
 from edgead.runtime.events import Event, Events
@@ -356,3 +356,11 @@ def test_a_secret_that_cannot_be_read_is_refused_at_the_start(tmp_path: Path) ->
     path.write_text(f"{STATION}outputs: [{{webhook: {{url: 'http://h/', token_file: secrets/token}}}}]\n")
     with pytest.raises(ConfigError, match=r"output 'webhook': .*secrets/token: cannot be read"):
         run(load_station(path))
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)  # as Python marks what cannot be imported
+    with pytest.raises(MissingError, match=r"paho.mqtt.client cannot be imported .*\[mqtt\]"):
+        run(station(tmp_path, [{"mqtt": {"host": "h"}}]))
+    assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ from edgead.runtime.events import Event, Events
 from edgead.runtime.flow import Batch, Flow
 from edgead.runtime.frames import Camera, Frame
 from edgead.runtime.open import backend_of, doubt, open_runner
-from edgead.runtime.outputs.feed import Feed
+from edgead.runtime.outputs.feed import Feed, check
 from edgead.runtime.parts import Evidence
 from edgead.runtime.report import StageTimes, StationReport
 from edgead.runtime.runner import Prediction, Runner
@@ -104,6 +104,7 @@ class Station:
         self._config = config
         self._runner = runner
         self._threshold = threshold
+        check(config.outputs)
         with ExitStack() as stack:
             self._cameras = open_cameras(config.cameras)
             for camera in self._cameras:

@@ -54,8 +54,7 @@ class Feed:
     """
 
     def __init__(self, config: StationConfig) -> None:
-        for output in config.outputs:
-            _check(output)
+        check(config.outputs)
         self.unsaved = 0
         self._outputs = config.outputs
         self._drain_s = config.outbox.drain_s
@@ -188,11 +187,20 @@ class Feed:
                 self._restart()
 
 
-def _check(output: OutputConfig) -> None:
-    if output.kind in _LIBRARIES:
-        require(_LIBRARIES[output.kind], extra=output.kind)
-    for path in output.files():
-        try:
-            path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"output '{output.title}': {path}: cannot be read ({error}); name a text file") from error
+def check(outputs: Sequence[OutputConfig]) -> None:
+    """Hold that outputs have what they need on this machine; nothing is opened or written.
+
+    Raises:
+        ConfigError: a file that an output names cannot be read.
+        MissingError: its library is not installed.
+    """
+    for output in outputs:
+        if output.kind in _LIBRARIES:
+            require(_LIBRARIES[output.kind], extra=output.kind)
+        for path in output.files():
+            try:
+                path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(
+                    f"output '{output.title}': {path}: cannot be read ({error}); name a text file"
+                ) from error
