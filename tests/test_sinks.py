@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from outputs_bench import run, station
+from outputs_bench import THRESHOLD, run, station
 
 from benchmarks.report.station import logs_below
 from edgead.config import StationConfig
 from edgead.runtime.events import Event
+from edgead.runtime.fake import FakeRunner
 from edgead.runtime.sinks import VerdictLog, rolled
+from edgead.runtime.station import run_station
 
 
 def rolling(folder: Path, **roll: float) -> StationConfig:
@@ -71,3 +74,11 @@ def test_a_folder_without_verdicts_is_refused_in_one_line(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert done.stderr == f"edgead: {tmp_path}: holds no verdicts.ndjson; expected the output folder of a station\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_that_made_room_for_newer_ones_are_counted(tmp_path: Path) -> None:
+    config = station(tmp_path, [], parts=12, query="&ng_share=0", sinks={"pictures": {"limit": 10}})
+    report = run_station(config, runner=FakeRunner((16, 16)), threshold=replace(THRESHOLD, unsure=0.001, ng=0.002))
+    kept = len(list((tmp_path / "out" / "pictures").iterdir()))
+    assert (kept, report.pictures > 20) == (10, True)
+    assert report.pictures_removed == report.pictures - kept

@@ -40,6 +40,7 @@ class StationReport:
             ``engine`` a batch, ``part`` from its trigger to its verdict.
         problems: one line each: cameras that vanished, sinks that failed, a signal.
         pictures: picture files written.
+        pictures_removed: picture files, of this run or an earlier one, that made room for newer ones.
         cameras: by name, what became of its frames.
         outputs: by output, what was delivered, what is pending, and the last error.
         unsaved: verdicts that the outbox could not take; they are on stderr.
@@ -61,6 +62,7 @@ class StationReport:
     cameras: Mapping[str, Health] = field(default_factory=dict)
     outputs: tuple[OutputReport, ...] = ()
     unsaved: int = 0
+    pictures_removed: int = 0
 
     @property
     def is_conserved(self) -> bool:

@@ -111,7 +111,7 @@ class Pictures:
 
     def __init__(self, folder: Path, config: PicturesConfig, *, run: str, threshold: Threshold) -> None:
         self.folder = folder / PICTURES_NAME
-        self.written = 0
+        self.written = self.removed = 0
         self._config = config
         self._run = run
         self._threshold = threshold
@@ -155,6 +155,7 @@ class Pictures:
                 oldest, size = self._kept.popleft()
                 self._bytes -= size
                 oldest.unlink(missing_ok=True)
+                self.removed += 1
         except OSError as error:
             raise DataError(_cannot(self.folder, error)) from error
 

@@ -249,7 +249,8 @@ class Station:
         while (verdicts := self._flow.next_verdicts()) is not None:
             self._times.parts.extend([verdict.decided_s - verdict.triggered_s for verdict in verdicts])
             events = self._events_of(verdicts)
-            self._deliver(events)  # before the file: what can be read there is never lost to the outputs
+            if self._feed is not None:  # before the file: what can be read there is never lost to the outputs
+                self._deliver(self._feed, events)
             try:
                 self._log.write(events)
             except DataError as error:
@@ -263,14 +264,12 @@ class Station:
             advance(len(verdicts))
         self._events.put("done")
 
-    def _deliver(self, events: Sequence[Event]) -> None:
-        if self._feed is None:
-            return
+    def _deliver(self, feed: Feed, events: Sequence[Event]) -> None:
         try:
-            self._feed.write(events)
+            feed.write(events)
         except DataError as error:
             self._note(str(error))
-            if self._feed.is_overfull:
+            if feed.is_overfull:
                 self.stop("too many verdicts wait for the outbox; the station has stopped")
 
     def _note(self, problem: str) -> None:
@@ -294,6 +293,7 @@ class Station:
             problems=(*self._problems, *(self._feed.problems if self._feed else ())),
             verdict_file=self._log.path,
             pictures=self._pictures.written if self._pictures else 0,
+            pictures_removed=self._pictures.removed if self._pictures else 0,
             outputs=self._feed.reports() if self._feed else (),
             unsaved=self._feed.unsaved if self._feed else 0,
             cameras={camera.name: deepcopy(camera.health) for camera in self._cameras},
