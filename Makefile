@@ -43,5 +43,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[train,export,stations,openvino,dev]'
+	$(INSTALL) -e '.[train,export,stations,openvino,cameras,dev]'
 	@touch $@
