@@ -43,5 +43,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[train,export,stations,openvino,cameras,dev]'
+	$(INSTALL) -e '.[train,export,stations,openvino,cameras,mqtt,modbus,parquet,dev]'
 	@touch $@
