@@ -126,8 +126,11 @@ def test_the_readme_and_ci_name_targets_that_exist() -> None:
 
 
 def test_the_station_of_the_readme_is_valid() -> None:
-    (text,) = blocks(README, "yaml")
-    assert StationConfig.model_validate(yaml.safe_load(text)).cameras
+    first, *more = (yaml.safe_load(text) for text in blocks(README, "yaml"))
+    assert StationConfig.model_validate(first).cameras
+    assert more
+    for further in more:
+        assert StationConfig.model_validate({**first, **further}).outputs
 
 
 def test_the_links_of_the_readme_lead_somewhere() -> None:
