@@ -102,7 +102,9 @@ def resize(image: Image, size_hw: tuple[int, int], *, out: Image | None = None, 
     if image.strides[1:] != (3, 1)[3 - image.ndim :]:
         image = np.ascontiguousarray(image)
     result = np.empty((height, width, 3), np.uint8) if out is None else out
-    if image.shape[:2] == (height, width) or not _native.shrink(image, result, swap=swap):
+    # OpenCV has a way of its own for halves: the same bytes, and faster yet.
+    for_opencv = image.shape[:2] in ((height, width), (2 * height, 2 * width))
+    if for_opencv or not _native.shrink(image, result, swap=swap):
         _resize_by_opencv(image, result, swap=swap)
     return result
 

@@ -146,6 +146,14 @@ def test_the_fallback_differs_by_one_level_at_most() -> None:
                 assert np.abs(out.astype(int) - native).max() <= 1, (height, width, h, w, swap)
 
 
+def test_halves_are_opencvs_and_the_same_bytes() -> None:
+    for height, width in ((1, 1), (5, 7), (120, 333)):
+        for image in (noise(2 * height, 2 * width, 3), noise(2 * height, 2 * width)):
+            native = np.zeros((height, width, 3), np.uint8)
+            assert _native.shrink(image, native)
+            assert np.array_equal(images.resize(image, (height, width)), native)
+
+
 def test_enlarging_is_opencvs_as_before() -> None:
     image = noise(20, 30, 3)
     assert np.array_equal(images.resize(image, (50, 70)), cv2.resize(image, (70, 50), interpolation=cv2.INTER_LINEAR))
@@ -242,6 +250,7 @@ def test_arm_gives_the_same_bytes(tmp_path: Path) -> None:
     assert done.stdout == b"".join(expected)
 
 
+@pytest.mark.slow
 def test_no_byte_outside_its_arrays_is_touched(tmp_path: Path) -> None:
     compiler = shutil.which("g++")
     if compiler is None:

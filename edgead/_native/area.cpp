@@ -68,6 +68,7 @@ INLINE void average(float* __restrict line, const Job& job, const Box& rows, int
   const int64_t full = job.height / job.target_height, stride = job.source_stride, last = job.height - 1;
   const float whole = static_cast<float>(job.target_height) / static_cast<float>(job.height);
   const int64_t ends = rows.first + full, after = ends + 1;
+  const bool even = job.height % job.target_height == 0;
   const uint8_t* a = job.source + rows.first * stride;
   const uint8_t* b = job.source + (ends < last ? ends : last) * stride;  // past the end where its share is 0
   const uint8_t* c = job.source + (after < last ? after : last) * stride;
@@ -75,6 +76,11 @@ INLINE void average(float* __restrict line, const Job& job, const Box& rows, int
   for (int64_t at = 0; at < bytes; at += BLOCK, a += BLOCK, b += BLOCK, c += BLOCK, line += BLOCK) {
     const int64_t count = bytes - at < BLOCK ? bytes - at : BLOCK;
     Sum sum[BLOCK];
+    if (even) {
+      sum_of(sum, a, stride, full, count);
+      for (int64_t i = 0; i < count; ++i) line[i] = sum[i] * whole;
+      continue;
+    }
     if (full > 1) sum_of(sum, a + stride, stride, full - 1, count);
     if (full == 1) {
       for (int64_t i = 0; i < count; ++i) line[i] = (a[i] * p + b[i] * q) + c[i] * r;
@@ -92,23 +98,46 @@ INLINE Pixel load(const float* from) {
   return pixel;
 }
 
-template <int channels, bool swap>
+// Sum count pixels; known, if it is not 0, is count, and then there is no loop.
+template <int channels, int known>
+INLINE Pixel sum_of(const float* at, int64_t count) {
+  Pixel odd = {}, even = {};
+  const int64_t number = known ? known : count;
+  int64_t k = 0;
+  for (; k + 1 < number; k += 2, at += 2 * channels) odd += load(at), even += load(at + channels);
+  if (k < number) odd += load(at);
+  return odd + even;
+}
+
+// Average columns where boxes begin between pixels, or, if even, where none does.
+template <int channels, bool swap, bool even, int known>
 INLINE void columns(float* __restrict result, const float* __restrict line, const Box* boxes, const Job& job) {
-  const int64_t full = job.width / job.target_width;
+  const int64_t full = known ? known : job.width / job.target_width;
   const float whole = static_cast<float>(job.target_width) / static_cast<float>(job.width);
   for (int64_t x = 0; x < job.target_width; ++x, result += 3) {
-    const float* at = line + boxes[x].first * channels;
-    const float* end = at + full * channels;
-    Pixel mean = (load(at) * boxes[x].begin + load(end) * boxes[x].end) + load(end + channels) * boxes[x].after;
-    if (full > 1) {
-      Pixel odd = {}, even = {};
-      for (at += channels; at + channels < end; at += 2 * channels) odd += load(at), even += load(at + channels);
-      if (at < end) odd += load(at);
-      mean += (odd + even) * whole;
+    Pixel mean;
+    if (even) {
+      mean = sum_of<channels, known>(line + x * full * channels, full) * whole;
+    } else {
+      const float* at = line + boxes[x].first * channels;
+      const float* end = at + full * channels;
+      mean = (load(at) * boxes[x].begin + load(end) * boxes[x].end) + load(end + channels) * boxes[x].after;
+      if (known != 1) mean += sum_of<channels, known ? known - 1 : 0>(at + channels, full - 1) * whole;
     }
     if (channels == 1) mean = Pixel{mean[0], mean[0], mean[0], mean[0]};
     if (swap) mean = Pixel{mean[2], mean[1], mean[0], mean[3]};
     std::memcpy(result, &mean, sizeof mean);
+  }
+}
+
+template <int channels, bool swap, bool even>
+INLINE void columns(float* __restrict result, const float* __restrict line, const Box* boxes, const Job& job) {
+  switch (job.width / job.target_width) {  // what shrinks little has many columns, and no time for loops
+    case 1: columns<channels, swap, even, 1>(result, line, boxes, job); break;
+    case 2: columns<channels, swap, even, 2>(result, line, boxes, job); break;
+    case 3: columns<channels, swap, even, 3>(result, line, boxes, job); break;
+    case 4: columns<channels, swap, even, 4>(result, line, boxes, job); break;
+    default: columns<channels, swap, even, 0>(result, line, boxes, job);
   }
 }
 
@@ -131,7 +160,11 @@ INLINE bool resize(const Job& job) {
     } else {
       average<uint32_t>(line, job, rows, bytes);
     }
-    columns<channels, swap>(result, line, boxes, job);
+    if (job.width % job.target_width == 0) {
+      columns<channels, swap, true>(result, line, boxes, job);
+    } else {
+      columns<channels, swap, false>(result, line, boxes, job);
+    }
     uint8_t* target = job.target + y * job.target_stride;
     for (int64_t i = 0; i < out; ++i) target[i] = static_cast<uint8_t>(static_cast<int32_t>(result[i] + 0.5f));
   }
