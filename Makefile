@@ -32,10 +32,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info edgead/_native/*.so .pytest_cache .mypy_cache .ruff_cache
 	find edgead export benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt setup.py edgead/_native/area.cpp
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("edgead needs Python 3.10 or newer, and " \
 	  + sys.executable + " is " + sys.version.split()[0] + "; name another: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)

@@ -43,7 +43,7 @@ def in_use() -> str:
     """Say in one line what resizes images."""
     if _USED >= 0:
         return f"native ({VERSIONS[_USED]})"
-    return "OpenCV; install g++ and then edgead again to make it 6 to 12 times faster"
+    return "OpenCV; install g++ and then edgead again to make it several times faster"
 
 
 VERSIONS = versions()
