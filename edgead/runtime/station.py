@@ -54,9 +54,8 @@ def run_station(
         progress: ``edgead.progress.task``, to show how it goes.
 
     Raises:
-        EdgeadError: the artefact's parity is unproven, a camera, the bundle or the output folder cannot be opened, or
-            the engine failed; all that was admitted is in the verdict file by then, as INCOMPLETE where it could not
-            be judged.
+        EdgeadError: parity is unproven, a camera, the bundle or the output folder cannot be opened, or the engine
+            failed; what was admitted is in the verdict file by then, INCOMPLETE where it could not be judged.
     """
     problems: tuple[str, ...] = ()
     with ExitStack() as stack:

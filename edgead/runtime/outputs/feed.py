@@ -178,9 +178,8 @@ class Feed:
         """Wake the process, or start it again if it has died; a full pipe means that it is awake anyway."""
         assert self._process.stdin is not None
         try:
-            os.write(self._process.stdin.fileno(), what)
-        except BlockingIOError:
-            pass
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._process.stdin.fileno(), what)
         except BrokenPipeError:
             if time.monotonic() - self._started_s > self._pause_s:
                 self._pause_s = min(2 * self._pause_s, _RESTART_S[1])
