@@ -23,10 +23,13 @@ OPSETS = range(17, 26)  # 17: the oldest that TensorRT 8.5 and the exporter shar
 _EXPORT = "make it again: edgead export"
 
 
-def read_model(path: Path) -> Any:
+def read_model(path: Path, *, again: str = _EXPORT) -> Any:
     """Read an ONNX file as an ``onnx.ModelProto``; what runtimes would only notice on the line is refused here.
 
     TensorRT's parser accepts an empty file, a text file, any opset, and weights that are NaN.
+
+    Args:
+        again: what mends a file that cannot be read, for errors.
 
     Raises:
         ArtefactError: missing, empty, truncated, no ONNX, weights outside the file, an opset that edgead does not
@@ -37,20 +40,20 @@ def read_model(path: Path) -> Any:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ArtefactError(f"{path}: cannot be read ({error.strerror}); {_EXPORT}") from error
+        raise ArtefactError(f"{path}: cannot be read ({error.strerror}); {again}") from error
     if not data:
-        raise ArtefactError(f"{path}: the file is empty; {_EXPORT}")
+        raise ArtefactError(f"{path}: the file is empty; {again}")
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf raises its own types, which change with its version
-        raise ArtefactError(f"{path}: truncated, or no ONNX file; {_EXPORT}") from error
+        raise ArtefactError(f"{path}: truncated, or no ONNX file; {again}") from error
     if not model.graph.node or not model.graph.output:
-        raise ArtefactError(f"{path}: truncated, or no ONNX file: it has no nodes or no outputs; {_EXPORT}")
+        raise ArtefactError(f"{path}: truncated, or no ONNX file: it has no nodes or no outputs; {again}")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise ArtefactError(f"{path}: its weights lie in another file; save all in one: onnx.save(model, path)")
     opset = opset_of(model)
     if opset not in OPSETS:
-        raise ArtefactError(f"{path}: opset {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; {_EXPORT}")
+        raise ArtefactError(f"{path}: opset {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; {again}")
     for name, values in constants(model).items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise ArtefactError(f"{path}: the weight '{name}' holds NaN or infinity; train again, then edgead export")

@@ -30,7 +30,7 @@ def adopt(bundle: Bundle, path: Path) -> tuple[str, tuple[Finding, ...]]:
         ArtefactError: it cannot be read, is not quantised, inspects other images than the bundle, cannot run, or has
             findings that a runtime refuses or that would cost the verdict.
     """
-    model = read_model(path)
+    model = read_model(path, again="make it again with the tool that quantised it")
     if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         raise ArtefactError(f"{path}: the model has no Q/DQ pairs; expected one that a tool has quantised")
     name, target = _kind(model)
