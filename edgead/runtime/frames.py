@@ -25,7 +25,9 @@ class Frame(NamedTuple):
         slot: view and illumination.
         trigger: number of the trigger that it belongs to, from 0; one trigger is one part.
         part: the source's name of the part.
-        captured_s: monotonic clock.
+        captured_s: monotonic clock, when it was complete.
+        exposure_s: time for which the sensor gathered light; 0 where the camera does not say.
+        decode_s: time that it took to decode, convert or render; 0 where that is not apart from its transport.
     """
 
     image: Image
@@ -34,6 +36,8 @@ class Frame(NamedTuple):
     trigger: int
     part: str
     captured_s: float
+    exposure_s: float = 0.0
+    decode_s: float = 0.0
 
 
 @dataclass
