@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from edgead.datasets import Dataset, DatasetOptions, open_dataset
 from edgead.errors import ConfigError, nearest
 from edgead.output_config import FilePath, Name, OutboxConfig, OutputConfig, Section, from_file
+from edgead.web_config import PageConfig
 from edgead.yaml_file import load
 
 _PATH_SCHEMES = ("dir://", "file://")
@@ -146,8 +147,13 @@ class StationConfig(Section):
     Attributes:
         backend: what runs the artefact; None takes the usual one of its kind, ONNX Runtime for a model.
         unproven: run the artefact although nothing, or a missed gate, speaks for its verdicts; the report says so.
-        takt_ms: time between two triggers; None takes frames as fast as the engine judges them (recorded sources).
-        timeout_ms: longest wait for the frames of a part after its trigger, where there is a takt.
+        takt_ms: time between two triggers; without it, recorded frames come as fast as the engine judges them, and live
+            ones trigger their parts themselves.
+        timeout_ms: longest wait for the frames of a part after its trigger, with a takt or live cameras.
+        deadline_ms: from a part's trigger to its verdict; later ones are counted as misses; null is the takt.
+        fusion: how the scores of a part's frames become one: the largest, or their conformal p-values combined.
+        trace: file for the times of the last 2000 parts, to be opened in ui.perfetto.dev or chrome://tracing.
+        page: the operators' page; null is none.
         silence_ms: longest wait for a frame of a camera; then it counts as vanished.
         parts_in_flight: parts that are admitted at the same time; the memory for their frames is fixed by it.
         outputs: brokers, web servers and controllers that get each verdict; see docs/verdict.schema.json.
@@ -161,13 +167,17 @@ class StationConfig(Section):
     threads: int = Field(default=0, ge=0)
     takt_ms: float | None = Field(default=None, gt=0)
     timeout_ms: float = Field(default=2000, gt=0)
+    deadline_ms: float | None = Field(default=None, gt=0)
     silence_ms: float = Field(default=10_000, gt=0)
+    fusion: Literal["max", "conformal"] = "max"
     parts_in_flight: int = Field(default=4, ge=1, le=1024)
     cameras: tuple[CameraConfig, ...] = Field(min_length=1)
     output: FilePath
     sinks: SinksConfig = SinksConfig()
     outputs: tuple[OutputConfig, ...] = ()
     outbox: OutboxConfig = OutboxConfig()
+    page: PageConfig | None = None
+    trace: FilePath | None = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> StationConfig:

@@ -17,7 +17,7 @@ import pytest
 from edgead.config import StationConfig
 from edgead.runtime.fake import FakeRunner
 from edgead.runtime.report import StationReport
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 
 THRESHOLD = Threshold(0.5, 0.75, "part", 2000, 0.95, 3000, 1000, 1500, "by hand")
@@ -25,7 +25,7 @@ PROGRAM = """
 import sys
 from edgead.config import load_station
 from edgead.runtime.fake import FakeRunner
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 report = run_station(load_station(sys.argv[1]), runner=FakeRunner((16, 16)),
     threshold=Threshold(0.5, 0.75, "part", 2000, 0.95, 3000, 1000, 1500, "by hand"))

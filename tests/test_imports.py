@@ -115,7 +115,7 @@ from edgead.errors import MissingError
 from edgead.runtime.fake import FakeRunner
 from edgead.runtime.inspector import Inspector
 from edgead.runtime.onnx_runner import OnnxRunner
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 import edgead.bundle, edgead.datasets, edgead.images
 

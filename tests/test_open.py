@@ -20,7 +20,7 @@ from edgead.engine_passport import Passport
 from edgead.errors import ArtefactError, ConfigError, MissingError
 from edgead.runtime.open import BACKENDS, backend_of, doubt, open_model, open_runner
 from edgead.runtime.openvino_runner import OpenVINORunner
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import threshold_from_good
 
 pytest.importorskip("openvino")

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from edgead.runtime.fusion import Largest
 from edgead.runtime.parts import Evidence, Outcome, Parts, Slot
 from edgead.thresholds import Threshold
 
@@ -25,7 +26,7 @@ SLOTS = {"a": LEFT, "b": RIGHT}
 
 
 def ledger(capacity: int = 9) -> Parts:
-    return Parts(SLOTS, THRESHOLD, capacity=capacity)
+    return Parts(SLOTS, Largest(THRESHOLD), capacity=capacity)
 
 
 def feed(parts: Parts, trigger: int, scores: dict[Slot, float], now_s: float = 1.0) -> None:
@@ -140,7 +141,7 @@ def test_a_camera_that_has_moved_on_has_lost_what_it_left_out() -> None:
 
 
 def test_stuck_sinks_stop_admission() -> None:
-    parts = Parts(SLOTS, THRESHOLD, capacity=9, backlog=2)
+    parts = Parts(SLOTS, Largest(THRESHOLD), capacity=9, backlog=2)
     for number in range(2):
         parts.trigger(0.0)
         feed(parts, number, dict.fromkeys([*LEFT, *RIGHT], 0.1))
@@ -150,7 +151,7 @@ def test_stuck_sinks_stop_admission() -> None:
 
 
 def test_the_worst_evidence_of_an_ng_part_is_kept() -> None:
-    parts = Parts({"a": [Slot("v", str(light)) for light in range(6)]}, THRESHOLD, capacity=6, per_part=2)
+    parts = Parts({"a": [Slot("v", str(light)) for light in range(6)]}, Largest(THRESHOLD), capacity=6, per_part=2)
     parts.trigger(0.0)
     pixels, anomaly_map = np.zeros((1, 1, 3), np.uint8), np.zeros((1, 1), np.float32)
     for light, score in enumerate((0.8, 0.9, 0.1, 0.95, 0.85, 0.2)):

@@ -14,7 +14,7 @@ from edgead.config import StationConfig
 from edgead.runtime.events import Event
 from edgead.runtime.fake import FakeRunner
 from edgead.runtime.sinks import VerdictLog, rolled
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 
 
 def rolling(folder: Path, **roll: float) -> StationConfig:

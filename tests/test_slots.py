@@ -4,18 +4,15 @@ import random
 
 import pytest
 
-from edgead.runtime.parts import Slot
-from edgead.runtime.slots import Claimed, Ring
-
-SLOT = Slot("top", "ring")
+from edgead.runtime.slots import Ring
 
 
-def claim(ring: Ring, *triggers: int) -> list[int]:
-    return [ring.claim(Claimed(trigger, SLOT)) for trigger in triggers]
+def claim(ring: Ring[int], *triggers: int) -> list[int]:
+    return [ring.claim(trigger) for trigger in triggers]
 
 
-def owners(ring: Ring, largest: int = 8) -> list[int | None]:
-    return [None if owner is None else owner.trigger for owner in ring.batch(largest)[1]]
+def owners(ring: Ring[int], largest: int = 8) -> list[int | None]:
+    return [owner for owner in ring.batch(largest)[1]]
 
 
 def test_a_batch_ends_before_the_first_image_that_is_still_being_written() -> None:
@@ -27,7 +24,7 @@ def test_a_batch_ends_before_the_first_image_that_is_still_being_written() -> No
     assert ring.fill(first, 2.0)
     assert owners(ring) == [0, 1]
     ring.fill(third, 3.0)
-    assert ring.batch(2) == (0, [Claimed(0, SLOT), Claimed(1, SLOT)], [2.0, 1.0])
+    assert ring.batch(2) == (0, [0, 1], [2.0, 1.0])
 
 
 def test_a_place_is_empty_again_when_it_is_claimed_again() -> None:
@@ -44,7 +41,7 @@ def test_a_place_that_was_given_up_holds_nobody_up() -> None:
     ring = Ring(4, (4, 4))
     first, second = claim(ring, 0, 1)
     ring.fill(second, 1.0)
-    assert ring.give_up(first, 2.0) == Claimed(0, SLOT)
+    assert ring.give_up(first, 2.0) == 0
     assert owners(ring) == [None, 1]
 
 
@@ -70,7 +67,7 @@ def test_images_come_out_in_the_order_of_their_claims_with_their_own_pixels() ->
         assert first + len(batch) <= 5
         for index, owner in enumerate(batch):
             assert owner is not None
-            assert ring.images[first + index, 0, 0, 0] == owner.trigger % 256
-            came.append(owner.trigger)
+            assert ring.images[first + index, 0, 0, 0] == owner % 256
+            came.append(owner)
         ring.release(len(batch))
     assert came == list(range(len(came)))

@@ -27,7 +27,7 @@ from edgead.runtime.inspector import Inspector
 from edgead.runtime.report import StationReport
 from edgead.runtime.runner import Prediction
 from edgead.runtime.sim_camera import defect_of
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold, Verdict
 
 
@@ -114,7 +114,7 @@ def test_simulated_parts_get_the_verdicts_that_their_images_deserve(tmp_path: Pa
         assert (read[part]["verdict"], read[part]["part"]) == (expected, f"P{part:04d}")
         assert (read[part]["frames"], read[part]["missing"]) == (8, [])
     assert min(report.verdicts[name] for name in ("OK", "UNSURE", "NG")) >= 3
-    assert set(report.latency_ms) == {"resize", "queue", "engine", "part"}
+    assert {"admission", "resize", "queue", "engine", "publish", "part"} <= set(report.latency_ms)
     json.dumps(report.to_dict(), allow_nan=False)
 
 
@@ -255,7 +255,7 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_the_rest_on_stderr(tmp_path
 import resource, sys
 from edgead.config import load_station
 from edgead.runtime.fake import FakeRunner
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 config = load_station(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))  # a real write that the system cuts short
@@ -362,7 +362,7 @@ import json, sys
 from pathlib import Path
 from edgead.config import load_station
 from edgead.runtime.fake import FakeRunner
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 threshold = Threshold.from_dict({threshold().to_dict()!r})
 report = run_station(load_station(sys.argv[1]), runner=FakeRunner((16, 16)), threshold=threshold)

@@ -53,7 +53,7 @@ def stream(wanted: argparse.Namespace) -> Answer:
     from edgead.cli.live import live
     from edgead.config import load_station
     from edgead.runtime.sinks import LOG_NAME
-    from edgead.runtime.station import run_station
+    from edgead.runtime.stations import run_station
 
     config = load_station(wanted.config)
     if wanted.backend is not None:

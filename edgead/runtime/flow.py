@@ -1,4 +1,4 @@
-"""The monitor between the threads of a station: one lock around the ring of images and the ledger of parts.
+"""The monitor between the threads of an engine and its stations: one lock around the ring of images and the ledgers.
 
 Cameras wait here for room or for their trigger, the engine for images, the sinks for verdicts, the clock for its takt;
 nobody polls.
@@ -14,13 +14,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgead.errors import DataError
 from edgead.runtime.frames import Frame
-from edgead.runtime.parts import Evidence, Parts, PartVerdict, Slot
-from edgead.runtime.slots import Claimed, Ring
-from edgead.thresholds import Threshold
+from edgead.runtime.fusion import Judge
+from edgead.runtime.ledger import FrameTimes
+from edgead.runtime.line import Line, Pacing
+from edgead.runtime.parts import Evidence, Slot
+from edgead.runtime.slots import Ring
 
-_STUCK = 10_000  # verdicts waiting for the sinks
+
+class Claimed(NamedTuple):
+    """Whose image stands in a place of the ring, and what it has been through."""
+
+    line: Line
+    trigger: int
+    times: FrameTimes
 
 
 class Batch(NamedTuple):
@@ -29,77 +36,58 @@ class Batch(NamedTuple):
     Attributes:
         images: uint8 ``(N, H, W, 3)``, a view that is valid until the batch is settled.
         owners: whose they are; None for what was given up.
-        filled_s: when they were written, monotonic.
     """
 
     images: npt.NDArray[np.uint8]
     owners: Sequence[Claimed | None]
-    filled_s: Sequence[float]
 
 
 class Flow:
-    """Frames in, batches out, scores in, verdicts out; safe for all threads.
+    """Frames of all lines in, batches out, scores in; safe for all threads.
 
-    Args:
-        slots: by camera, the frames that it gives for each part.
-        capacity: frames that may be admitted and not yet judged; the memory is fixed by it.
-        clocked: parts are triggered by ``run_clock``, and rejected when there is no room; else by their first frame,
-            which waits for room.
+    Lines are added first; ``open`` takes the memory that their parts in flight need, and no more is taken later.
     """
 
-    def __init__(
-        self,
-        slots: Mapping[str, Sequence[Slot]],
-        threshold: Threshold,
-        *,
-        size_hw: tuple[int, int],
-        capacity: int,
-        clocked: bool,
-        per_part: int,
-    ) -> None:
-        self._parts = Parts(slots, threshold, capacity=capacity, per_part=per_part)
-        self._ring = Ring(capacity, size_hw)
-        self._clocked = clocked
-        self._live = set(slots)  # cameras that may still give frames
-        self._judged_all = False
-        lock = threading.Lock()
-        self._lock = lock
-        self._admitted = threading.Condition(lock)  # cameras wait: for room, or for their trigger
-        self._filled = threading.Condition(lock)  # the engine waits: for images
-        self._decided = threading.Condition(lock)  # the sinks wait: for verdicts
-        self._ended = threading.Condition(lock)  # the clock waits: for its next time, or for the end
+    def __init__(self, size_hw: tuple[int, int]) -> None:
+        self._size_hw = size_hw
+        self._lock = threading.Lock()
+        self._filled = threading.Condition(self._lock)  # the engine waits: for images
+        self._lines: list[Line] = []
+        self._capacity = 0
+        self._ring: Ring[Claimed] = Ring(0, size_hw)
+
+    def line(
+        self, slots: Mapping[str, Sequence[Slot]], judge: Judge, *, capacity: int, pacing: Pacing, per_part: int = 0
+    ) -> Line:
+        """Add the line of one station.
+
+        Args:
+            slots: by camera, the frames that it gives for each part.
+            capacity: its frames that may be admitted and not yet judged.
+            per_part: pictures of NG frames kept of a part.
+        """
+        line = Line(self._lock, slots, judge, capacity=capacity, pacing=pacing, per_part=per_part)
+        self._lines.append(line)
+        self._capacity += capacity
+        return line
+
+    def open(self) -> None:
+        """Take the memory for the frames of all lines."""
+        self._ring = Ring(self._capacity, self._size_hw)
 
     @property
     def images(self) -> npt.NDArray[np.uint8]:
         """Return the memory of the ring, uint8 ``(capacity, H, W, 3)``."""
         return self._ring.images
 
-    @property
-    def ledger(self) -> Parts:
-        """Return the ledger, for reading when all threads have ended."""
-        return self._parts
-
-    def is_live(self, camera: str) -> bool:
-        """Tell whether frames of a camera are still wanted."""
-        return camera in self._live
-
-    def claim(self, frame: Frame) -> int | None:
-        """Wait until the frame's part is admitted; return the frame's place in ``images``, None when not wanted."""
+    def claim(self, line: Line, frame: Frame) -> int | None:
+        """Wait until a frame's part is admitted; return the frame's place in ``images``, None when not wanted."""
         with self._lock:
-            if frame.camera not in self._live:
+            if not line.admit(frame):
                 return None
-            self._parts.reach(frame.camera, frame.trigger, frame.captured_s)
-            while self._parts.triggers <= frame.trigger:
-                if not self._clocked and self._parts.has_room:
-                    self._parts.trigger(time.monotonic())
-                    continue
-                self._wake()
-                self._admitted.wait()
-                if frame.camera not in self._live:
-                    return None
-            wanted = self._parts.claim(frame.trigger, frame.slot, frame.part)
-            self._wake()
-            return self._ring.claim(Claimed(frame.trigger, frame.slot)) if wanted else None
+            times = FrameTimes(frame.camera, frame.slot, frame.captured_s, frame.exposure_s, frame.decode_s)
+            times.claimed_s = time.monotonic()
+            return self._ring.claim(Claimed(line, frame.trigger, times))
 
     def fill(self, place: int) -> None:
         """Note that the image of a claimed place is written."""
@@ -113,43 +101,19 @@ class Flow:
             now_s = time.monotonic()
             owner = self._ring.give_up(place, now_s)
             if owner is not None:
-                self._parts.lose(*owner, now_s)
+                owner.line.lose(owner.trigger, owner.times.slot, now_s)
             self._filled.notify()
-            self._wake()
 
-    def end(self, *cameras: str) -> None:
-        """Note that cameras give no more frames; without names, none does: the station stops."""
+    def end(self, line: Line, *cameras: str) -> None:
+        """Note that cameras of a line give no more frames; without names, none of them does: its station stops."""
         with self._lock:
-            for camera in cameras or tuple(self._live):
-                self._live.discard(camera)
-                self._parts.end(camera, time.monotonic())
-            self._admitted.notify_all()
+            line.end(cameras)
             self._filled.notify()
-            self._ended.notify()
-            self._wake()
 
-    def run_clock(self, takt_s: float, timeout_s: float, triggers: int | None) -> None:
-        """Trigger a part each takt, ``triggers`` in all, and give up on late frames, until all cameras have ended.
-
-        Raises:
-            DataError: the sinks have been stuck for so long that verdicts pile up.
-        """
-        due_s = time.monotonic()
-        with self._lock:
-            while self._live:
-                now_s = time.monotonic()
-                self._parts.expire(now_s - timeout_s, now_s)
-                more = triggers is None or self._parts.triggers < triggers
-                if more and now_s >= due_s:
-                    self._parts.trigger(now_s)
-                    self._admitted.notify_all()
-                    due_s += takt_s
-                if len(self._parts.decided) > _STUCK:
-                    raise DataError(f"{_STUCK} verdicts wait for the output folder; is its disk still there?")
-                self._wake()
-                oldest_s = self._parts.oldest_waiting_s
-                times = ([due_s] if more else []) + ([] if oldest_s is None else [oldest_s + timeout_s])
-                self._ended.wait(max(0.0, min(times) - time.monotonic()) if times else None)
+    def end_all(self) -> None:
+        """Stop all stations: what has come is judged, or given up when the engine has failed."""
+        for line in self._lines:
+            self.end(line)
 
     def next_batch(self, largest: int) -> Batch | None:
         """Wait for images and return those that are there; None when all cameras have ended and all is judged."""
@@ -157,41 +121,26 @@ class Flow:
             while True:
                 first, owners, filled_s = self._ring.batch(largest)
                 if owners:
-                    return Batch(self._ring.images[first : first + len(owners)], owners, filled_s)
-                if not self._live and self._ring.is_empty:
-                    self._judged_all = True
-                    self._decided.notify()
+                    for owner, at_s in zip(owners, filled_s, strict=True):
+                        if owner is not None:
+                            owner.times.filled_s = at_s
+                    return Batch(self._ring.images[first : first + len(owners)], owners)
+                if self._ring.is_empty and not any(line.is_live() for line in self._lines):
                     return None
                 self._filled.wait()
 
-    def settle(self, batch: Batch, scores: Sequence[float] | None, evidence: Sequence[Evidence | None]) -> None:
+    def settle(
+        self, batch: Batch, taken_s: float, scores: Sequence[float] | None, evidence: Sequence[Evidence | None]
+    ) -> None:
         """Hand in the scores of a batch, or None when it could not be judged, and give its places back."""
-        now_s = time.monotonic()
+        judged_s = time.monotonic()
         with self._lock:
             for index, owner in enumerate(batch.owners):
                 if owner is None:
                     continue
                 if scores is None:
-                    self._parts.lose(*owner, now_s)
-                else:
-                    self._parts.judge(*owner, scores[index], now_s, evidence[index])
+                    owner.line.lose(owner.trigger, owner.times.slot, judged_s)
+                    continue
+                owner.times.taken_s, owner.times.judged_s = taken_s, judged_s
+                owner.line.judge(owner.trigger, owner.times, scores[index], evidence[index])
             self._ring.release(len(batch.owners))
-            self._wake()
-
-    def next_verdicts(self) -> list[PartVerdict] | None:
-        """Wait for verdicts and return those that are there; None when there will be no more."""
-        with self._lock:
-            while not self._parts.decided:
-                if self._judged_all:
-                    return None
-                self._decided.wait()
-            verdicts = self._parts.take_decided()
-            self._parts.check()
-            self._wake()
-            return verdicts
-
-    def _wake(self) -> None:
-        if self._parts.decided:
-            self._decided.notify()
-        if not self._clocked and self._parts.has_room:
-            self._admitted.notify_all()

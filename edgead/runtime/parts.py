@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from edgead.images import AnomalyMap, Image
-from edgead.thresholds import Threshold
+from edgead.runtime.fusion import Judge
+from edgead.runtime.ledger import FrameTimes
 
 
 class Slot(NamedTuple):
@@ -35,6 +36,11 @@ class Outcome(str, enum.Enum):
     MISSED = "MISSED"  # none of its frames came
     REJECTED = "REJECTED"  # there was no room for it when it was triggered
 
+    @property
+    def is_judged(self) -> bool:
+        """Tell whether it is a verdict on the part, not the reason why there is none."""
+        return self in (Outcome.OK, Outcome.UNSURE, Outcome.NG)
+
 
 class Evidence(NamedTuple):
     """A frame that is NG by itself, kept for its picture."""
@@ -51,12 +57,13 @@ class PartVerdict:
 
     Attributes:
         part: the source's name of the part; None when no frame of it came.
-        score: the largest ``pred_score`` of its frames; None when none was judged.
-        worst: the frame that has this score.
+        score: what its judge made of the scores of its frames; None when none was judged.
+        worst: the frame that speaks most against it.
         frames: number of frames judged.
         missing: frames that never came or could not be judged.
-        triggered_s, decided_s: monotonic clock.
+        due_s, triggered_s, decided_s: monotonic clock; due is when the takt wanted it.
         evidence: NG frames, the worst first.
+        times: of each frame judged.
     """
 
     trigger: int
@@ -68,21 +75,23 @@ class PartVerdict:
     missing: tuple[Slot, ...]
     triggered_s: float
     decided_s: float
+    due_s: float = 0.0
     evidence: tuple[Evidence, ...] = ()
+    times: tuple[FrameTimes, ...] = ()
 
 
 @dataclass
 class _OpenPart:
     trigger: int
+    due_s: float
     triggered_s: float
     waiting: set[Slot]  # not yet come
     missing: list[Slot]  # given up
     pending: int = 0  # come, not yet judged
-    frames: int = 0
     part: str | None = None
-    score: float = -math.inf
-    worst: Slot | None = None
+    scores: dict[Slot, float] = field(default_factory=dict)
     evidence: list[Evidence] = field(default_factory=list)
+    times: list[FrameTimes] = field(default_factory=list)
 
 
 class Parts:
@@ -90,7 +99,7 @@ class Parts:
 
     Args:
         slots: by camera, the frames that it gives for each part.
-        threshold: judges a part's largest score.
+        judge: makes one verdict of the scores of a part's frames.
         capacity: frames that may be admitted and not yet judged.
         backlog: decided parts that may wait for the sinks before no more are admitted.
         per_part: NG frames kept of a part.
@@ -99,14 +108,14 @@ class Parts:
     def __init__(
         self,
         slots: Mapping[str, Sequence[Slot]],
-        threshold: Threshold,
+        judge: Judge,
         *,
         capacity: int,
         backlog: int = 32,
         per_part: int = 4,
     ) -> None:
         self._slots = {camera: tuple(own) for camera, own in slots.items()}
-        self._threshold = threshold
+        self._judge = judge
         self._capacity = capacity
         self._backlog = backlog
         self._per_part = per_part
@@ -129,15 +138,21 @@ class Parts:
         """Return when the oldest part that still waits for frames was triggered."""
         return next((part.triggered_s for part in self._open.values() if part.waiting), None)
 
-    def trigger(self, now_s: float) -> bool:
+    @property
+    def open(self) -> int:
+        """Return the number of parts that are admitted and not decided."""
+        return len(self._open)
+
+    def trigger(self, now_s: float, due_s: float | None = None) -> bool:
         """Admit the next part whole, or reject it whole."""
+        due_s = now_s if due_s is None else due_s
         number = self.triggers
         self.triggers += 1
         if not self.has_room:
             missing = tuple(slot for own in self._slots.values() for slot in own)
-            self._decide(_OpenPart(number, now_s, set(), list(missing)), Outcome.REJECTED, now_s)
+            self._decide(_OpenPart(number, due_s, now_s, set(), list(missing)), Outcome.REJECTED, now_s)
             return False
-        part = _OpenPart(number, now_s, set(), [])
+        part = _OpenPart(number, due_s, now_s, set(), [])
         for camera, own in self._slots.items():
             if self._at[camera] <= number:
                 part.waiting.update(own)
@@ -176,12 +191,20 @@ class Parts:
         part.part = part_name
         return True
 
-    def judge(self, trigger: int, slot: Slot, score: float, now_s: float, evidence: Evidence | None = None) -> None:
+    def judge(
+        self,
+        trigger: int,
+        slot: Slot,
+        score: float,
+        now_s: float,
+        evidence: Evidence | None = None,
+        times: FrameTimes | None = None,
+    ) -> None:
         """Add the score of a frame that was claimed."""
         part = self._open[trigger]
-        part.frames += 1
-        if score > part.score:
-            part.score, part.worst = score, slot
+        part.scores[slot] = score
+        if times is not None:
+            part.times.append(times)
         if evidence is not None:
             part.evidence = sorted([*part.evidence, evidence], key=lambda seen: -seen.score)[: self._per_part]
         self._settle(part, now_s)
@@ -223,25 +246,27 @@ class Parts:
         if part.waiting or part.pending:
             return
         del self._open[part.trigger]
-        if not part.missing:
-            outcome = Outcome(self._threshold.verdict(part.score).value)
-        else:
-            outcome = Outcome.INCOMPLETE if part.part is not None else Outcome.MISSED
-        self._decide(part, outcome, now_s)
+        self._decide(part, Outcome.INCOMPLETE if part.part is not None else Outcome.MISSED, now_s)
 
     def _decide(self, part: _OpenPart, outcome: Outcome, now_s: float) -> None:
+        """Decide a part; ``outcome`` is what became of it if something is missing."""
+        judged = self._judge.judge(part.scores) if part.scores else None
+        if judged is not None and not part.missing:
+            outcome = Outcome(judged.verdict.value)
         self.counts[outcome] += 1
         self.decided.append(
             PartVerdict(
                 trigger=part.trigger,
                 part=part.part,
                 outcome=outcome,
-                score=part.score if part.frames else None,
-                worst=part.worst,
-                frames=part.frames,
+                score=judged.score if judged else None,
+                worst=judged.worst if judged else None,
+                frames=len(part.scores),
                 missing=tuple(part.missing),
                 triggered_s=part.triggered_s,
                 decided_s=now_s,
+                due_s=part.due_s,
+                times=tuple(part.times),
                 evidence=tuple(part.evidence) if outcome is Outcome.NG else (),
             )
         )

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from edgead.config import StationConfig
+from edgead.runtime.engine import Engine
 from edgead.runtime.frames import Health
+from edgead.runtime.ledger import Spread, TaktLedger, TaktReport, bottleneck
+from edgead.runtime.line import Standing
 from edgead.runtime.outputs.feed import OutputReport
-
-_LAST = 10_000  # values kept of each stage: a station runs for weeks
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Percentiles of a stage's latency, milliseconds."""
-
-    p50: float
-    p95: float
-    p99: float
 
 
 @dataclass(frozen=True)
@@ -35,9 +25,11 @@ class StationReport:
         frames: frames judged.
         unused_frames: late, doubled, or of rejected parts.
         fps: frames judged a second, from the first image in its slot to the last score.
-        mean_batch: frames an inference.
-        latency_ms: by stage, of the last ten thousand: ``resize`` into the slot, ``queue`` until the engine takes it,
-            ``engine`` a batch, ``part`` from its trigger to its verdict.
+        mean_batch: frames an inference, of all stations that share the engine.
+        latency_ms: by stage, see ``ledger``.
+        takt: how surely verdicts came in time; None where there is neither takt nor deadline.
+        busy: by resource, share of the time for which it worked.
+        bottleneck: what keeps the station from being faster.
         problems: one line each: cameras that vanished, sinks that failed, a signal.
         pictures: picture files written.
         pictures_removed: picture files, of this run or an earlier one, that made room for newer ones.
@@ -59,6 +51,9 @@ class StationReport:
     problems: tuple[str, ...]
     verdict_file: Path
     pictures: int
+    takt: TaktReport | None = None
+    busy: Mapping[str, float] = field(default_factory=dict)
+    bottleneck: str = ""
     cameras: Mapping[str, Health] = field(default_factory=dict)
     outputs: tuple[OutputReport, ...] = ()
     unsaved: int = 0
@@ -71,49 +66,56 @@ class StationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "verdict_file": str(self.verdict_file), "is_conserved": self.is_conserved}
-
-
-class StageTimes:
-    """Latencies by stage, as the threads of a station note them."""
-
-    def __init__(self) -> None:
-        self.resize: deque[float] = deque(maxlen=_LAST)
-        self.parts: deque[float] = deque(maxlen=_LAST)
-        self.frames = 0
-        self._queue: deque[float] = deque(maxlen=_LAST)
-        self._engine: deque[float] = deque(maxlen=_LAST)
-        self._batches = 0
-        self._first_s = 0.0
-        self._last_s = 0.0
-
-    def batch(self, begin_s: float, end_s: float, filled_s: Sequence[float]) -> None:
-        """Note one inference of images that were written at ``filled_s``."""
-        if not filled_s:
-            return
-        if not self._batches:
-            self._first_s = filled_s[0]
-        self._batches += 1
-        self.frames += len(filled_s)
-        self._last_s = end_s
-        self._queue.extend([begin_s - filled for filled in filled_s])
-        self._engine.append(end_s - begin_s)
-
-    @property
-    def fps(self) -> float:
-        """Frames a second, from the first image written to the last score."""
-        return self.frames / (self._last_s - self._first_s) if self.frames else 0.0
-
-    @property
-    def mean_batch(self) -> float:
-        """Frames an inference."""
-        return self.frames / self._batches if self._batches else 0.0
-
-    def spreads(self) -> dict[str, Spread]:
-        """Return the percentiles of each stage that happened, milliseconds."""
-        stages = {"resize": self.resize, "queue": self._queue, "engine": self._engine, "part": self.parts}
+        latency_ms = {name: spread._asdict() for name, spread in self.latency_ms.items()}
         return {
-            name: Spread(*(round(float(ms), 4) for ms in np.percentile(np.asarray(seconds) * 1e3, (50, 95, 99))))
-            for name, seconds in stages.items()
-            if seconds
+            **asdict(self),
+            "latency_ms": latency_ms,
+            "verdict_file": str(self.verdict_file),
+            "is_conserved": self.is_conserved,
         }
+
+
+def report_of(
+    config: StationConfig,
+    engine: Engine,
+    standing: Standing,
+    ledger: TaktLedger,
+    *,
+    wall_s: float,
+    pictures: tuple[int, int],
+    **rest: Any,
+) -> StationReport:
+    """Return the report of a station that has ended.
+
+    Args:
+        pictures: written and removed.
+        rest: fields of the report that are known as they are.
+    """
+    accounted = standing.open + sum(standing.counts.values())
+    if standing.triggers != accounted:
+        raise AssertionError(f"{standing.triggers} triggers, but {accounted} parts")
+    busy = busy_shares(ledger, engine, wall_s)
+    return StationReport(
+        station=config.name,
+        runner=engine.runner.name,
+        triggers=standing.triggers,
+        verdicts=standing.counts,
+        frames=ledger.frames,
+        unused_frames=standing.unused_frames,
+        wall_s=wall_s,
+        fps=ledger.fps,
+        mean_batch=engine.mean_batch,
+        latency_ms=ledger.spreads(),
+        takt=ledger.takt(),
+        busy=busy,
+        bottleneck=bottleneck(busy),
+        pictures=pictures[0],
+        pictures_removed=pictures[1],
+        **rest,
+    )
+
+
+def busy_shares(ledger: TaktLedger, engine: Engine, wall_s: float) -> dict[str, float]:
+    """Return for each resource the share of the time for which it worked: the engine, cameras, the sinks."""
+    busy_s = {"engine": engine.busy_s, **ledger.busy_s}
+    return {name: round(min(1.0, seconds / max(wall_s, 1e-9)), 4) for name, seconds in busy_s.items()}

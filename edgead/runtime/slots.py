@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgead.runtime.parts import Slot
+Owner = TypeVar("Owner")
 
 
-class Claimed(NamedTuple):
-    """Whose image stands in a place of the ring."""
-
-    trigger: int
-    slot: Slot
-
-
-class Ring:
+class Ring(Generic[Owner]):
     """Preallocated images in a ring, filled in any order and emptied in the order of their claims.
 
     Its owner serialises all calls, and claims no more than ``capacity`` places at a time; only the pixels of a claimed
@@ -26,7 +19,7 @@ class Ring:
 
     def __init__(self, capacity: int, size_hw: tuple[int, int]) -> None:
         self.images: npt.NDArray[np.uint8] = np.zeros((capacity, *size_hw, 3), np.uint8)
-        self._claimed: list[Claimed | None] = [None] * capacity  # None: given up, what stands there is nobody's
+        self._claimed: list[Owner | None] = [None] * capacity  # None: given up, what stands there is nobody's
         self._filled_s = [0.0] * capacity  # monotonic; 0 while the camera still writes
         self._first = 0
         self._count = 0
@@ -36,13 +29,13 @@ class Ring:
         """Tell whether no place is claimed."""
         return not self._count
 
-    def claim(self, claimed: Claimed) -> int:
+    def claim(self, owner: Owner) -> int:
         """Take the next place for a frame; its camera then writes ``images[place]``."""
         capacity = len(self._claimed)
         if self._count == capacity:
             raise AssertionError(f"all {capacity} places are claimed: a frame came that no part was admitted for")
         place = (self._first + self._count) % capacity
-        self._claimed[place] = claimed
+        self._claimed[place] = owner
         self._filled_s[place] = 0.0
         self._count += 1
         return place
@@ -52,13 +45,13 @@ class Ring:
         self._filled_s[place] = now_s
         return place == self._first
 
-    def give_up(self, place: int, now_s: float) -> Claimed | None:
+    def give_up(self, place: int, now_s: float) -> Owner | None:
         """Mark a claimed place as written with nothing of use, and return whose it was."""
         owner, self._claimed[place] = self._claimed[place], None
         self.fill(place, now_s)
         return owner
 
-    def batch(self, largest: int) -> tuple[int, list[Claimed | None], list[float]]:
+    def batch(self, largest: int) -> tuple[int, list[Owner | None], list[float]]:
         """Return the first place, the owners and the fill times of the written images that lie next in one piece."""
         first, filled = self._first, self._filled_s
         last = min(first + min(largest, self._count), len(filled))
