@@ -1,6 +1,7 @@
 """train.yaml and station.yaml: what may stand in them.
 
-Relative paths, also those in ``dir://`` and ``file://``, count from the folder of the file that names them.
+Relative paths, also those in ``dir://``, ``file://`` and ``dataset://``, count from the folder of the file that names
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgead.output_config import FilePath, Name, OutboxConfig, OutputConfig, Sec
 from edgead.web_config import PageConfig
 from edgead.yaml_file import load
 
-_PATH_SCHEMES = ("dir://", "file://")
+_PATH_SCHEMES = ("dir://", "file://", "dataset://")
 
 
 def _uri_from_file(uri: str, info: ValidationInfo) -> str:

@@ -1,4 +1,4 @@
-"""Cameras by URI: recorded ones (``dir://``, ``file://``), simulated ones (``sim://``) and live ones.
+"""Cameras by URI: recorded ones (``dir://``, ``file://``), simulated ones (``sim://``, ``dataset://``) and live ones.
 
 Live are ``rtsp://``, ``gst://``, ``v4l2://`` and ``gige://``. Options stand in the URI as a query
 (``dir://parts?pattern=...``), with ``%26`` for ``&`` and ``%25`` for ``%``; in an ``rtsp://`` address, whose query is
@@ -16,7 +16,7 @@ from edgead.runtime.live import Live, LiveOptions
 from edgead.runtime.parts import Slot
 from edgead.runtime.recorded_cameras import DirCamera, VideoCamera, natural
 
-SCHEMES = ("dir", "file", "sim", "rtsp", "rtsps", "gst", "v4l2", "gige")
+SCHEMES = ("dir", "file", "sim", "dataset", "rtsp", "rtsps", "gst", "v4l2", "gige")
 
 
 def open_cameras(configs: Sequence[CameraConfig]) -> list[Camera]:
@@ -60,10 +60,10 @@ def _camera(config: CameraConfig) -> Camera:
             return DirCamera(config)
         case "file":
             return VideoCamera(config)
-        case "sim":
-            from edgead.runtime.sim_camera import SimCamera  # the simulator is not for every station
+        case "sim" | "dataset":
+            from edgead.runtime.sim_camera import simulated_camera  # the simulator is not for every station
 
-            return SimCamera(config)
+            return simulated_camera(config)
         case "rtsp" | "rtsps" | "gst" | "v4l2" | "gige":
             return _live(scheme, config)
     raise ConfigError(f"camera '{config.name}': unknown scheme '{scheme}'{nearest(scheme, SCHEMES)}")

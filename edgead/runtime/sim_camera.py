@@ -1,144 +1,184 @@
-"""A camera over simulated parts: ``sim://<object>?seed=1&parts=100&view=top&ng_share=0.2``."""
+"""Simulated cameras over parts with a known truth: ``sim://<object>?...`` and ``dataset://<folder>?kind=...``.
+
+``sim://chip_inductor?seed=1&parts=100&view=top&ng_share=0.2`` renders parts,
+``dataset://data?kind=mvtec&category=bottle`` shows those of a data set. ``docs/simulator.md`` lists the options;
+``sim_faults`` says what may go wrong on the way, and what a station makes of it.
+"""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-
-from pydantic import BaseModel, ConfigDict, Field
+from collections import Counter, deque
+from collections.abc import Iterator
 
 from edgead.config import CameraConfig
-from edgead.datasets.sample import GOOD
-from edgead.datasets.simulated import OBJECTS, ObjectSpec, render
-from edgead.errors import CameraError, ConfigError, nearest
-from edgead.images import Image
-from edgead.runtime.frames import Frame, Health, address_of, options_of
+from edgead.errors import CameraError, ConfigError, DataError
+from edgead.runtime.dataset_parts import DatasetCameraOptions, DatasetParts
+from edgead.runtime.frames import Frame, Health, options_of
 from edgead.runtime.parts import Slot
+from edgead.runtime.sim_faults import Coming, FaultOptions, changed, coming
+from edgead.runtime.sim_parts import PartSource, RenderedParts, Shown, SimOptions, defect_of
+
+__all__ = ["LineCamera", "Shown", "SimCamera", "dataset_camera", "defect_of", "simulated_camera"]
 
 
-class SimOptions(BaseModel):
-    """What may stand in the query of a ``sim://`` address.
+class LineCamera:
+    """A camera over a line of simulated parts.
 
-    Attributes:
-        view: the view that the camera has; without one it gives all views in turn.
-        ng_share: share of the parts that have a defect.
-        rate: parts a second at most; without one as fast as they can be rendered.
-        size: pixels to the side.
-        cache: number of parts rendered beforehand and shown again and again; 0 renders each part when it is read.
-        vanish_after: number of frames after which the camera is gone.
-        lost_share: share of the frames that never arrive.
+    Frames keep the number of their trigger whatever befalls others, as at a station that counts the triggers of the
+    line. ``health.missed`` counts what a camera can know of: frames lost on their way, and those without a buffer.
+    ``health.transport`` counts each fault by name, those too that no camera could know of.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    seed: int = Field(default=0, ge=0)
-    parts: int = Field(default=100, ge=1)
-    view: str | None = None
-    ng_share: float = Field(default=0.2, ge=0, le=1)
-    rate: float | None = Field(default=None, gt=0)
-    size: int = Field(default=256, ge=32, le=4096)
-    cache: int = Field(default=0, ge=0)
-    vanish_after: int | None = Field(default=None, ge=0)
-    lost_share: float = Field(default=0, ge=0, le=1)
-
-
-def defect_of(spec: ObjectSpec, *, seed: int, part: int, ng_share: float) -> str:
-    """Return the defect that a simulated part has: the same for all cameras that see it."""
-    draw = random.Random(f"defect {seed} {part}")
-    return draw.choice(spec.defects) if draw.random() < ng_share else GOOD
-
-
-class SimCamera:
-    """Frames of simulated parts, which are called by their number: ``P0000`` is the part of trigger 0."""
-
-    def __init__(self, config: CameraConfig) -> None:
+    def __init__(self, config: CameraConfig, source: PartSource, options: FaultOptions) -> None:
         self.name = config.name
+        self.options = options
         self.health = Health()
-        self._object = address_of(config)
-        if self._object not in OBJECTS:
-            raise ConfigError(
-                f"camera '{self.name}': there is no simulated object '{self._object}'{nearest(self._object, OBJECTS)}"
-            )
-        self._spec = OBJECTS[self._object]
-        self._options = options_of(config, SimOptions)
-        self.triggers: int | None = self._options.parts
-        self.slots = self._chosen_slots(config)
-        self._cache: dict[tuple[int, Slot], Image] = {}
-        self._next = 0
-        self._opened_s = 0.0
+        # A camera that runs on whatever the station does is a live one, and those know no last trigger.
+        self.triggers: int | None = None if options.queue else options.parts
+        self._source = source
+        self._is_faulty = bool(options.on or options.queue)
+        self._line: Iterator[Coming] = iter(())
+        self._ahead: Coming | None = None  # the next one, whose time has not come
+        self._buffers: deque[Coming] = deque()
+        self._counts: Counter[str] = Counter()
+        self._part: tuple[int, str] = (-1, "")
+        self._begin_s = 0.0
         self._stopped = threading.Event()
+        self._is_closed = False
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Frames that it gives for each part; known once it is open."""
+        return self._source.slots
+
+    def shown(self, trigger: int) -> Shown:
+        """Return the truth about a trigger, once the camera is open: name and defect of its part."""
+        return Shown(self._source.part(trigger), self._source.defect(trigger))
 
     def open(self) -> None:
-        """Render the parts that are shown again and again."""
-        parts = range(min(self._options.cache, self._options.parts))
-        self._cache = {(part, slot): self._render(part, slot) for part in parts for slot in self.slots}
-        self._opened_s = time.monotonic()
+        """Make the parts ready; the line begins to run now."""
+        self._source.open()
+        self.begin()
+
+    def begin(self) -> None:
+        """Let the line run from its first part, from now on."""
+        self._counts.clear()
+        self._line = coming(self.options, self.slots, self._counts)
+        self._begin_s = time.monotonic()
 
     def read(self, timeout_s: float) -> Frame | None:
-        """Render the next frame, or take it from the cache."""
-        options, slots = self._options, self.slots
-        while True:
-            trigger, index = divmod(self._next, len(slots))
-            if trigger >= options.parts:
+        """Wait for the next frame to come, and render, decode or recall it."""
+        if self._is_closed or self._stopped.is_set():
+            return None
+        frame = self._next(timeout_s)
+        if self._is_faulty:
+            self._count()
+        if frame is None:
+            if self.options.vanish_after is None or self._is_closed or self._stopped.is_set():
                 return None
-            if options.vanish_after is not None and self._next >= options.vanish_after:
-                raise CameraError(f"camera '{self.name}' has vanished after {self._next} frames; check its cable")
-            if options.rate is not None:
-                self._wait_for(trigger / options.rate, timeout_s)
-            if self._stopped.is_set():
-                return None
-            self._next += 1
-            if not options.lost_share or not self._is_lost(trigger, slots[index]):
-                break
-            self.health.missed += 1
-        self.health.frames += 1
-        shown = trigger % options.cache if options.cache else trigger
-        image = self._cache[shown, slots[index]] if options.cache else self._render(trigger, slots[index])
-        return Frame(image, self.name, slots[index], trigger, f"P{trigger:04d}", time.monotonic())
+            raise CameraError(
+                f"camera '{self.name}' has vanished after {self.options.vanish_after} frames; check its cable"
+            )
+        return self._frame(frame)
 
     def stop(self) -> None:
         """Wake a read that waits for its time."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Forget the cache and give no more frames."""
-        self._cache = {}
-        self._next = self._options.parts * len(self.slots)
+        """Forget the images and give no more frames."""
+        self._is_closed = True
+        self._source.close()
 
-    def _chosen_slots(self, config: CameraConfig) -> tuple[Slot, ...]:
-        if config.view and self._options.view not in (None, config.view):
-            raise ConfigError(
-                f"camera '{self.name}': its view is '{config.view}', but its address says '{self._options.view}'; "
-                "say it once"
-            )
-        view = config.view or self._options.view
-        for word, valid in (
-            (view, self._spec.views),
-            *((light, self._spec.illuminations) for light in config.illuminations),
-        ):
-            if word is not None and word not in valid:
-                raise ConfigError(f"camera '{self.name}': {self._object} has no '{word}'{nearest(word, valid)}")
-        lights = config.illuminations or self._spec.illuminations
-        return tuple(Slot(seen, light) for seen in ([view] if view else self._spec.views) for light in lights)
+    def _next(self, timeout_s: float) -> Coming | None:
+        if self.options.rate is None:
+            return next(self._line, None)
+        if self.options.queue:
+            self._fill_buffers(self.options.queue)
+            if self._buffers:
+                return self._buffers.popleft()
+        frame = self._peek()
+        if frame is None or not self._wait_until(frame.arrives_s, timeout_s):
+            return None
+        self._ahead = None
+        return frame
 
-    def _render(self, part: int, slot: Slot) -> Image:
-        seed = self._options.seed
-        defect = defect_of(self._spec, seed=seed, part=part, ng_share=self._options.ng_share)
-        size = self._options.size
-        return render(
-            self._object, seed=seed, part=part, view=slot.view, illumination=slot.illumination, defect=defect, size=size
-        ).image
+    def _peek(self) -> Coming | None:
+        self._ahead = self._ahead or next(self._line, None)
+        return self._ahead
 
-    def _is_lost(self, trigger: int, slot: Slot) -> bool:
-        return random.Random(f"lost {self._options.seed} {trigger} {slot}").random() < self._options.lost_share
+    def _fill_buffers(self, most: int) -> None:
+        """Take in what has come since the last read; nobody took a frame meanwhile, so what finds no room is missed."""
+        now_s = time.monotonic() - self._begin_s
+        while (frame := self._peek()) is not None and frame.arrives_s <= now_s:
+            self._ahead = None
+            if len(self._buffers) < most:
+                self._buffers.append(frame)
+            else:
+                self._counts["overflowed"] += 1
+                self._count()
 
-    def _wait_for(self, due_s: float, timeout_s: float) -> None:
-        wait_s = self._opened_s + due_s - time.monotonic()
+    def _wait_until(self, at_s: float, timeout_s: float) -> bool:
+        wait_s = self._begin_s + at_s - time.monotonic()
         if wait_s <= 0:
-            return
+            return True
         stopped = self._stopped.wait(min(wait_s, timeout_s))
         if wait_s > timeout_s and not stopped:
+            self._count()
             raise CameraError(
                 f"camera '{self.name}' gave no frame for {timeout_s:g} s; check its cable and its trigger"
             )
+        return not stopped
+
+    def _count(self) -> None:
+        self.health.missed = self._counts["lost"] + self._counts["overflowed"]
+        self.health.transport.update(self._counts)
+
+    def _frame(self, frame: Coming) -> Frame:
+        trigger, options = frame.trigger, self.options
+        begin_s = time.monotonic()
+        try:
+            image = self._source.image(trigger, frame.shot)
+        except DataError as error:
+            raise CameraError(f"camera '{self.name}' has vanished: {error}") from error
+        if frame.gain != 1.0 or frame.fuzz >= 0:
+            image = changed(image, frame)
+        end_s = time.monotonic()
+        if self._part[0] != trigger:
+            self._part = trigger, self._source.part(trigger)
+        self.health.frames += 1
+        captured_s = self._begin_s + frame.arrives_s if options.queue else end_s
+        slot, exposure_s = self._source.slots[frame.shot], options.exposure_ms / 1e3
+        return Frame(image, self.name, slot, trigger, self._part[1], captured_s, exposure_s, end_s - begin_s)
+
+
+class SimCamera(LineCamera):
+    """A camera over rendered parts: ``sim://<object>``."""
+
+    def __init__(self, config: CameraConfig) -> None:
+        options = options_of(config, SimOptions)
+        super().__init__(config, RenderedParts(config, options), options)
+
+
+def dataset_camera(config: CameraConfig) -> LineCamera:
+    """Make a camera over the parts of a data set: ``dataset://<folder>``."""
+    options = options_of(config, DatasetCameraOptions)
+    return LineCamera(config, DatasetParts(config, options), options)
+
+
+def simulated_camera(config: CameraConfig) -> LineCamera:
+    """Make the camera of a simulated address.
+
+    Raises:
+        ConfigError: it is of another scheme, or says what the camera cannot do.
+    """
+    match config.uri.partition("://")[0]:
+        case "sim":
+            return SimCamera(config)
+        case "dataset":
+            return dataset_camera(config)
+    raise ConfigError(
+        f"camera '{config.name}': '{config.uri}' is not simulated; expected sim://OBJECT or dataset://FOLDER"
+    )
