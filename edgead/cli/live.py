@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,21 +48,26 @@ class Tail:
                 self.last_ng.append(verdict)
 
 
-def live(path: Path) -> Callable[[str, int], AbstractContextManager[Callable[..., None]]]:
-    """Return what ``run_station`` takes as progress: a live table on a terminal, else plain lines."""
-    return (lambda title, total: _shown(title, total, path)) if sys.stderr.isatty() else task
+def live(paths: Sequence[Path]) -> Callable[[str, int], AbstractContextManager[Callable[..., None]]]:
+    """Return what ``run_stations`` takes as progress: a live table on a terminal, else plain lines.
+
+    Args:
+        paths: the verdict files of the stations.
+    """
+    return (lambda title, total: _shown(title, total, paths)) if sys.stderr.isatty() else task
 
 
 @contextmanager
-def _shown(title: str, total: int, path: Path) -> Iterator[Callable[..., None]]:
+def _shown(title: str, total: int, paths: Sequence[Path]) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.live import Live
 
-    tail, done = Tail(path), 0
+    tails, done = [Tail(path) for path in paths], 0
 
     def draw() -> Table:
-        tail.read()
-        return _table(f"{title}: {done}/{total or '?'} parts", tail)
+        for tail in tails:
+            tail.read()
+        return _table(f"{title}: {done}/{total or '?'} parts", tails)
 
     with Live(get_renderable=draw, console=Console(stderr=True), refresh_per_second=_PER_SECOND, transient=True):
 
@@ -73,9 +78,11 @@ def _shown(title: str, total: int, path: Path) -> Iterator[Callable[..., None]]:
         yield advance
 
 
-def _table(title: str, tail: Tail) -> Table:
+def _table(title: str, tails: Sequence[Tail]) -> Table:
     from edgead.cli.answer import table
 
-    rows: list[tuple[object, ...]] = [(name, count, "", "") for name, count in sorted(tail.counts.items())]
-    rows += [(ng["part"] or "?", "", f"{ng['score']:.4g}", ng["worst"]) for ng in tail.last_ng]
+    counts = sum((tail.counts for tail in tails), Counter[str]())
+    rows: list[tuple[object, ...]] = [(name, count, "", "") for name, count in sorted(counts.items())]
+    last_ng = sorted((ng for tail in tails for ng in tail.last_ng), key=lambda ng: str(ng["time"]))[-_NG_SHOWN:]
+    rows += [(ng["part"] or "?", "", f"{ng['score']:.4g}", ng["worst"]) for ng in last_ng]
     return table(title, ("verdict or NG part", ">parts", ">score", "worst frame"), rows)

@@ -23,12 +23,16 @@ def add_verbs(verbs: Verbs) -> None:
     parser = verbs.add(
         "stream",
         stream,
-        summary="run a station: frames of its cameras to verdicts on parts",
+        summary="run stations: frames of their cameras to verdicts on parts",
         example="edgead stream station.yaml",
-        more="Ends when all cameras have ended, or at Ctrl-C, when what was admitted is judged first.",
+        more="Ends when all cameras have ended, or at Ctrl-C, when what was admitted is judged first.\n"
+        "Stations with the same bundle, artefact, backend and threads share one engine.",
     )
-    parser.add_argument("config", type=Path, metavar="station.yaml", help="configuration of the station")
+    parser.add_argument("config", type=Path, nargs="+", metavar="station.yaml", help="configurations, one a station")
     add_backend(parser, "instead of the configuration's")
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write the times of the last 2000 parts, for ui.perfetto.dev"
+    )
 
     parser = verbs.add(
         "report",
@@ -49,29 +53,49 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def stream(wanted: argparse.Namespace) -> Answer:
-    """Run a station to its end."""
+    """Run stations to their end."""
     from edgead.cli.live import live
     from edgead.config import load_station
     from edgead.runtime.sinks import LOG_NAME
-    from edgead.runtime.stations import run_station
+    from edgead.runtime.stations import run_stations
 
-    config = load_station(wanted.config)
+    configs = [load_station(path) for path in wanted.config]
     if wanted.backend is not None:
-        config = config.model_copy(update={"backend": wanted.backend})
-    found = run_station(config, progress=live(config.output / LOG_NAME))
+        configs = [config.model_copy(update={"backend": wanted.backend}) for config in configs]
+    if wanted.trace is not None:
+        traces = [wanted.trace.with_stem(f"{wanted.trace.stem}-{config.name}") for config in configs]
+        traces = [wanted.trace] if len(configs) == 1 else traces
+        configs = [config.model_copy(update={"trace": trace}) for config, trace in zip(configs, traces, strict=True)]
+    found = run_stations(configs, progress=live([config.output / LOG_NAME for config in configs]))
+    document = found[0].to_dict() if len(found) == 1 else {"stations": [report.to_dict() for report in found]}
+    return Answer(document, [line for report in found for line in _station(report)])
+
+
+def _station(found: StationReport) -> list[Table | str]:
+    """Show what a station came to."""
     rows = [(outcome, count) for outcome, count in found.verdicts.items()]
     rows.append(("parts", found.triggers))
-    stages = [(stage, *(f"{ms:.2f}" for ms in (s.p50, s.p95, s.p99))) for stage, s in found.latency_ms.items()]
-    body: list[Table | str] = [
+    stages = [(stage, *(f"{ms:.2f}" for ms in spread)) for stage, spread in found.latency_ms.items()]
+    takt = found.takt
+    return [
         table(f"Station '{found.station}' on {found.runner}", ("verdict", ">parts"), rows),
-        table("Latency, ms", ("stage", ">p50", ">p95", ">p99"), stages),
+        table("Latency, ms", ("stage", ">p50", ">p95", ">p99", ">p99.9"), stages),
         f"{found.frames} frames in {found.wall_s:.1f} s, {found.fps:.1f} a second; {found.pictures} pictures",
+        f"bottleneck: {found.bottleneck}" + "".join(f"; {name} {share:.0%}" for name, share in found.busy.items()),
+        *(
+            [
+                f"{takt.missed} of {takt.parts} parts ({takt.share:.2%}) had no verdict in {takt.deadline_ms:g} ms; "
+                f"the chance of that is below {takt.upper:.2%}, at 95 % confidence"
+            ]
+            if takt
+            else []
+        ),
         *_cameras(found),
         *_outputs(found),
         *found.problems,
+        *([f"times of the parts: {found.trace}; open it in ui.perfetto.dev"] if found.trace else []),
         f"verdicts: {found.verdict_file}",
     ]
-    return Answer(found.to_dict(), body)
 
 
 def _cameras(found: StationReport) -> list[Table | str]:

@@ -230,9 +230,7 @@ class Board:
         body = json.dumps(numbers.__dict__).encode()
         if len(body) > _NUMBERS_BYTES:
             name = self.layout.station
-            raise DataError(
-                f"station '{name}' has {len(body)} bytes of counts; there is room for {_NUMBERS_BYTES}"
-            )
+            raise DataError(f"station '{name}' has {len(body)} bytes of counts; there is room for {_NUMBERS_BYTES}")
         entry = self._all["numbers"]
         entry["sequence"] += 1
         entry["length"] = len(body)

@@ -120,13 +120,15 @@ class TaktReport:
         deadline_ms: from the trigger to the verdict; the takt unless the station says otherwise.
         parts: triggers.
         missed: verdicts that came later, and parts without one: INCOMPLETE, MISSED, REJECTED.
-        share: of all triggers.
+        share: of all triggers: the probability of missing the takt, as far as so many parts tell.
+        upper: upper limit of that probability at 95 % confidence (Wilson 1927), if parts are late independently.
     """
 
     deadline_ms: float
     parts: int
     missed: int
     share: float
+    upper: float
 
 
 @dataclass
@@ -193,7 +195,10 @@ class TaktLedger:
         """Return how surely verdicts came in time; None without a deadline."""
         if self.deadline_s is None:
             return None
-        return TaktReport(1e3 * self.deadline_s, self.parts, self.missed, self.missed / max(self.parts, 1))
+        parts = max(self.parts, 1)
+        return TaktReport(
+            1e3 * self.deadline_s, self.parts, self.missed, self.missed / parts, _wilson_upper(self.missed, parts)
+        )
 
     def spreads(self) -> dict[str, Spread]:
         """Return the percentiles of each stage that happened, milliseconds."""
@@ -216,6 +221,12 @@ def spans(times: FrameTimes, triggered_s: float | None) -> Iterator[tuple[str, f
     yield "resize", times.claimed_s, times.filled_s
     yield "queue", times.filled_s, times.taken_s
     yield "engine", times.taken_s, times.judged_s
+
+
+def _wilson_upper(events: int, trials: int, z: float = 1.6449) -> float:
+    """Return the upper end of Wilson's score interval, one-sided; z is that of the confidence."""
+    share, width = events / trials, z * z / trials
+    return (share + width / 2 + math.sqrt(width * (share * (1 - share) + width / 4))) / (1 + width)
 
 
 def bottleneck(busy: dict[str, float]) -> str:

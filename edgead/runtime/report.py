@@ -30,6 +30,7 @@ class StationReport:
         takt: how surely verdicts came in time; None where there is neither takt nor deadline.
         busy: by resource, share of the time for which it worked.
         bottleneck: what keeps the station from being faster.
+        trace: file with the times of the last parts, for ui.perfetto.dev.
         problems: one line each: cameras that vanished, sinks that failed, a signal.
         pictures: picture files written.
         pictures_removed: picture files, of this run or an earlier one, that made room for newer ones.
@@ -54,6 +55,7 @@ class StationReport:
     takt: TaktReport | None = None
     busy: Mapping[str, float] = field(default_factory=dict)
     bottleneck: str = ""
+    trace: Path | None = None
     cameras: Mapping[str, Health] = field(default_factory=dict)
     outputs: tuple[OutputReport, ...] = ()
     unsaved: int = 0
@@ -71,6 +73,7 @@ class StationReport:
             **asdict(self),
             "latency_ms": latency_ms,
             "verdict_file": str(self.verdict_file),
+            "trace": str(self.trace) if self.trace else None,
             "is_conserved": self.is_conserved,
         }
 

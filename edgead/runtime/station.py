@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -143,13 +144,7 @@ class Station:
 
     def report(self) -> StationReport:
         """Return what it came to, after ``close``."""
-        if self.config.trace and self._ledger.traced:
-            from edgead.runtime.trace import write_trace
-
-            try:
-                write_trace(self.config.trace, self.config.name, self._ledger.traced)
-            except DataError as error:
-                self._note(str(error))
+        trace = self._write_trace()
         return report_of(
             self.config,
             self._engine,
@@ -162,7 +157,20 @@ class Station:
             outputs=self._feed.reports() if self._feed else (),
             unsaved=self._feed.unsaved if self._feed else 0,
             cameras={camera.name: deepcopy(camera.health) for camera in self._cameras},
+            trace=trace,
         )
+
+    def _write_trace(self) -> Path | None:
+        if self.config.trace is None or not self._ledger.traced:
+            return None
+        from edgead.runtime.trace import write_trace
+
+        try:
+            write_trace(self.config.trace, self.config.name, self._ledger.traced)
+        except DataError as error:
+            self._note(str(error))
+            return None
+        return self.config.trace
 
     def _pacing(self) -> Pacing:
         if self.config.takt_ms is not None:

@@ -12,14 +12,13 @@ from edgead.runtime.ledger import spans
 from edgead.runtime.parts import PartVerdict
 
 _PID = 1
-_OWN = {"engine": "engine", "queue": "", "admission": "", "transport": ""}  # drawn by thread; "" only within their part
 
 
 def write_trace(path: Path, station: str, parts: Iterable[tuple[PartVerdict, float]]) -> None:
     """Write the times of parts, each with the moment of its publication, monotonic seconds.
 
-    One track for each camera (decode, resize), one for the engine (batches), one for verdicts; and each part as an
-    asynchronous track with all stages of its frames.
+    One track for each camera (decode, resize), one for the engine (batches), one for verdicts; and asynchronous ones
+    for each part, and for each of its frames with all its stages.
 
     Raises:
         DataError: the file cannot be written.
@@ -51,11 +50,15 @@ def _events(parts: list[tuple[PartVerdict, float]]) -> Iterator[dict[str, Any]]:
         yield {"ph": "b", "cat": "part", "id": number, "name": name, "ts": verdict.triggered_s, "tid": 0, "args": told}
         for times in verdict.times:
             slot = f"{times.slot.view}/{times.slot.illumination}"
-            for stage, begin_s, end_s in spans(times, None):
-                yield {"ph": "b", "cat": "part", "id": number, "name": f"{stage} {slot}", "ts": begin_s, "tid": 0}
-                yield {"ph": "e", "cat": "part", "id": number, "name": f"{stage} {slot}", "ts": end_s, "tid": 0}
-                if stage not in _OWN:
+            frame = {"cat": "frame", "id": f"{number} {slot}", "tid": 0}
+            stages = list(spans(times, None))
+            yield {"ph": "b", **frame, "name": f"{slot} of {name}", "ts": stages[0][1]}
+            for stage, begin_s, end_s in stages:
+                yield {"ph": "b", **frame, "name": stage, "ts": begin_s}
+                yield {"ph": "e", **frame, "name": stage, "ts": end_s}
+                if stage in ("decode", "resize"):
                     yield _span(f"{stage} {slot}", f"camera {times.camera}", begin_s, end_s, number)
+            yield {"ph": "e", **frame, "name": f"{slot} of {name}", "ts": stages[-1][2]}
             batch = (times.taken_s, times.judged_s)
             batches[batch] = batches.get(batch, 0) + 1
         yield {"ph": "e", "cat": "part", "id": number, "name": name, "ts": verdict.decided_s, "tid": 0}
