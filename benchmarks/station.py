@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -34,9 +35,10 @@ _NEVER_NG = Threshold(1e30, 1e30, "part", 2000, 0.95, 1, 1e6, 1497, "none: for t
 
 @dataclass(frozen=True)
 class StationSpeed:
-    """A station against its bare engine; medians of the rounds.
+    """Stations that share an engine against the bare engine; medians of the rounds.
 
     Attributes:
+        cameras, parts, frames: of all stations together, in a round.
         bare_fps: frames a second of ``infer`` alone, on full batches.
         station_fps: from the first image in its slot to the last score, with verdicts on disk.
         station_over_engine: median of the rounds' ratios.
@@ -45,10 +47,13 @@ class StationSpeed:
             an engine of several threads spins while it waits, which counts.
         mean_batch: frames that the station's engine took at once.
         part_p50_ms, part_p99_ms: from trigger to verdict, the source held back by the engine.
+        stage_us: by stage, what it takes of the wall clock a frame: resize, fuse, publish. They run beside the engine.
     """
 
     runner: str
     size_hw: tuple[int, int]
+    image_hw: tuple[int, int]
+    stations: int
     cameras: int
     parts: int
     frames: int
@@ -61,6 +66,7 @@ class StationSpeed:
     mean_batch: float
     part_p50_ms: float
     part_p99_ms: float
+    stage_us: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -71,12 +77,13 @@ def measure_station(
     runner: Runner,
     *,
     object_name: str = "magnetic_core",
+    stations: int = 1,
     image_size: int | None = None,
     frames: int | None = None,
     rounds: int = 5,
     round_s: float = 2.0,
 ) -> StationSpeed:
-    """Time a station of one camera a view against its runner, in turns.
+    """Time stations of one camera a view against the runner that they share, in turns.
 
     Args:
         image_size: pixels to the side of what the cameras give; None gives the engine's size.
@@ -94,19 +101,20 @@ def measure_station(
     runner.infer(images[: runner.max_batch])
     a_part = len(spec.views) * len(spec.illuminations)
     wanted = frames or round(round_s * _run_bare(runner, images, 4 * runner.max_batch).fps)
-    parts = max(wanted // a_part, 4 * runner.max_batch // a_part, 1)
+    parts = max(wanted // (a_part * stations), 4 * runner.max_batch // a_part, 1)
+    frames = stations * parts * a_part
     bare: list[_Pace] = []
-    station: list[_Pace] = []
+    full: list[_Pace] = []
     with tempfile.TemporaryDirectory() as folder, task("Measuring the station", rounds) as advance:
-        config = _config(object_name, Path(folder), parts, size)
+        configs = [_config(object_name, Path(folder) / str(number), parts, size) for number in range(stations)]
         for number in range(rounds):
             if number % 2:
-                bare.append(_run_bare(runner, images, parts * a_part))
-            station.append(_run_station(runner, config))
+                bare.append(_run_bare(runner, images, frames))
+            full.append(_run_stations(runner, configs))
             if not number % 2:
-                bare.append(_run_bare(runner, images, parts * a_part))
+                bare.append(_run_bare(runner, images, frames))
             advance(1)
-    return _speed(runner, config, parts * a_part, bare, station)
+    return _speed(runner, configs, (size, size), bare, full)
 
 
 class _Pace(NamedTuple):
@@ -114,19 +122,25 @@ class _Pace(NamedTuple):
 
     fps: float
     cpu_us: float
-    report: StationReport | None = None
+    reports: Sequence[StationReport] = ()
 
 
-def _speed(runner: Runner, config: StationConfig, frames: int, bare: list[_Pace], station: list[_Pace]) -> StationSpeed:
-    reports = [pace.report for pace in station if pace.report is not None]
-    pairs = list(zip(station, bare, strict=True))
-    bare_fps, station_fps = (median(pace.fps for pace in paces) for paces in (bare, station))
+def _speed(
+    runner: Runner, configs: list[StationConfig], image_hw: tuple[int, int], bare: list[_Pace], full: list[_Pace]
+) -> StationSpeed:
+    reports = [report for pace in full for report in pace.reports]
+    pairs = list(zip(full, bare, strict=True))
+    bare_fps, station_fps = (median(pace.fps for pace in paces) for paces in (bare, full))
+    a_part = reports[0].frames / reports[0].triggers
+    frames = {"resize": 1.0, "fuse": a_part, "publish": a_part}  # in one of what the stage is timed for
     return StationSpeed(
         runner=runner.name,
         size_hw=runner.size_hw,
-        cameras=len(config.cameras),
-        parts=reports[0].triggers,
-        frames=frames,
+        image_hw=image_hw,
+        stations=len(configs),
+        cameras=sum(len(config.cameras) for config in configs),
+        parts=sum(report.triggers for report in full[0].reports),
+        frames=sum(report.frames for report in full[0].reports),
         rounds=len(pairs),
         bare_fps=bare_fps,
         station_fps=station_fps,
@@ -136,6 +150,10 @@ def _speed(runner: Runner, config: StationConfig, frames: int, bare: list[_Pace]
         mean_batch=median(report.mean_batch for report in reports),
         part_p50_ms=median(report.latency_ms["part"].p50 for report in reports),
         part_p99_ms=median(report.latency_ms["part"].p99 for report in reports),
+        stage_us={
+            stage: round(median(1e3 * report.latency_ms[stage].mean / count for report in reports), 2)
+            for stage, count in frames.items()
+        },
     )
 
 
@@ -159,18 +177,24 @@ def _run_bare(runner: Runner, images: Image, frames: int) -> _Pace:
     return _Pace(frames / wall_s, 1e6 * cpu_s / frames)
 
 
-def _run_station(runner: Runner, config: StationConfig) -> _Pace:
+def _run_stations(runner: Runner, configs: list[StationConfig]) -> _Pace:
+    engine = Engine(runner)
     with Stations() as stations:
-        stations.add(config, Engine(runner), Largest(_NEVER_NG))  # renders what its cameras show, which is not timed
+        for config in configs:  # renders what its cameras show, which is not timed
+            stations.add(config, engine, Largest(_NEVER_NG))
         begin_cpu_s = time.process_time()
-        (report,) = stations.run()
+        reports = stations.run()
         cpu_s = time.process_time() - begin_cpu_s
-    if report.verdicts["OK"] != report.triggers:
-        raise GateError(f"only {report.verdicts['OK']} of {report.triggers} parts got their verdict: {report.problems}")
-    return _Pace(report.fps, 1e6 * cpu_s / report.frames, report)
+    for report in reports:
+        if report.verdicts["OK"] != report.triggers:
+            found = f"{report.verdicts['OK']} of {report.triggers} parts"
+            raise GateError(f"only {found} got their verdict: {report.problems}")
+    return _Pace(engine.fps, 1e6 * cpu_s / engine.frames, reports)
 
 
 def _config(object_name: str, folder: Path, parts: int, size: int) -> StationConfig:
     uri = f"sim://{object_name}?seed=0&parts={parts}&ng_share=0&cache={_CACHED_PARTS}&size={size}"
     cameras = tuple(CameraConfig(name=view, uri=uri, view=view) for view in OBJECTS[object_name].views)
-    return StationConfig(bundle=folder, cameras=cameras, output=folder, sinks=SinksConfig(pictures=None))
+    return StationConfig(
+        name=f"s{folder.name}", bundle=folder, cameras=cameras, output=folder, sinks=SinksConfig(pictures=None)
+    )

@@ -36,9 +36,9 @@ def test_percentiles_are_those_of_the_durations_within_a_bin() -> None:
     for value in seconds.tolist():
         histogram.add(value)
     expected = np.percentile(seconds * 1e3, (50, 95, 99, 99.9))
-    assert np.allclose(histogram.spread(), expected, rtol=0.03)
+    assert np.allclose(histogram.spread()[:4], expected, rtol=0.03)
     assert histogram.count == len(seconds)
-    assert histogram.sum_s == pytest.approx(seconds.sum())
+    assert histogram.spread().mean == pytest.approx(1e3 * seconds.mean(), rel=1e-3)
 
 
 def test_durations_beyond_the_bins_are_counted_at_their_ends() -> None:

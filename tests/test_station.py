@@ -398,6 +398,8 @@ def test_the_station_benchmark_counts_what_it_times() -> None:
     assert (speed.cameras, speed.parts, speed.frames, speed.rounds) == (3, 5, 45, 2)
     assert speed.station_over_engine > 0
     assert 1 <= speed.mean_batch <= 8
+    shared = measure_station(FakeRunner((32, 32)), object_name="chip_capacitor", stations=3, frames=90, rounds=2)
+    assert (shared.stations, shared.cameras, shared.parts, shared.frames) == (3, 9, 3 * 3, 3 * 3 * 9)
     json.dumps(speed.to_dict(), allow_nan=False)
 
 

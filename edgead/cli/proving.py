@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgead.config import StationConfig
 
 _SHOWN = 32  # images that the calls walk through
+_MOST, _WIDEST = 64, 4096
 _LARGEST = 1024  # batch, or threads: more is a slip of the hand
 
 
@@ -38,6 +39,10 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="A,B",
         help="what to measure, each as NAME or NAME@BACKEND; ratios to the first (%(default)s)",
     )
+    parser.add_argument("--stations", type=int, default=1, metavar="N", help="how many share the engine (%(default)s)")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PIXELS", help="of what their cameras give (the engine's size)"
+    )
     add_backend(parser, "for models without @BACKEND: onnxruntime")
     parser.add_argument("--networks", metavar="A,B", help="measure these configurations with random weights")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of their images (%(default)s)")
@@ -58,6 +63,10 @@ def bench(wanted: argparse.Namespace) -> Answer:
     if not (1 <= wanted.batch <= _LARGEST and 0 <= wanted.threads <= _LARGEST):
         raise ConfigError(
             f"--batch {wanted.batch}, --threads {wanted.threads}; expected 1 to {_LARGEST}, and 0 to {_LARGEST}"
+        )
+    if not 1 <= wanted.stations <= _MOST or not 32 <= (wanted.image_size or 32) <= _WIDEST:
+        raise ConfigError(
+            f"--stations {wanted.stations}, --image-size {wanted.image_size}; expected 1 to {_MOST} and 32 to {_WIDEST}"
         )
     if wanted.save and wanted.save.is_dir():
         raise ConfigError(f"--save {wanted.save} is a folder; give the name of a JSON file")
@@ -129,14 +138,19 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
     bundle = Bundle.open(config.bundle)
     backend, threads = wanted.backend or config.backend, wanted.threads or config.threads
     with open_runner(bundle, config.artefact, backend=backend, threads=threads) as runner:
-        found = measure_station(runner, object_name=name)
+        found = measure_station(runner, object_name=name, stations=wanted.stations, image_size=wanted.image_size)
     rows = [
         ("engine", f"{found.runner}, {config.artefact}"),
-        ("cameras", f"{found.cameras} of {name}"),
+        ("stations and cameras", f"{found.stations}, {found.cameras} of {name}"),
         ("bare engine", f"{found.bare_fps:.1f} frames/s"),
         ("station", f"{found.station_fps:.1f} frames/s"),
         ("station over engine", f"{found.station_over_engine:.3f}"),
         ("part, p50 and p99", f"{found.part_p50_ms:.1f} ms, {found.part_p99_ms:.1f} ms"),
+        (
+            "overhead a frame",
+            f"{found.overhead_us:.0f} us by the clock, {found.overhead_cpu_us:.0f} us of processor time",
+        ),
+        ("of the clock, beside it", ", ".join(f"{stage} {us:.1f} us" for stage, us in found.stage_us.items())),
         ("measured", f"{found.rounds} rounds of {found.frames} frames"),
     ]
     document = {"station": str(wanted.station), "bundle": str(bundle.path), "speed": found.to_dict()}
@@ -145,7 +159,10 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
 
         results.save(
             wanted.save,
-            command=f"edgead bench --station {wanted.station} --threads {wanted.threads}",
+            command=f"edgead bench --station {wanted.station} --threads {wanted.threads}"
+            + (f" --backend {wanted.backend}" if wanted.backend else "")
+            + (f" --stations {wanted.stations}" if wanted.stations > 1 else "")
+            + (f" --image-size {wanted.image_size}" if wanted.image_size else ""),
             conditions={"network": bundle.info.network, "artefact": config.artefact, "object": name},
             rows=[found.to_dict()],
         )

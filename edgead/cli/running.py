@@ -79,7 +79,7 @@ def _station(found: StationReport) -> list[Table | str]:
     takt = found.takt
     return [
         table(f"Station '{found.station}' on {found.runner}", ("verdict", ">parts"), rows),
-        table("Latency, ms", ("stage", ">p50", ">p95", ">p99", ">p99.9"), stages),
+        table("Latency, ms", ("stage", ">p50", ">p95", ">p99", ">p99.9", ">mean"), stages),
         f"{found.frames} frames in {found.wall_s:.1f} s, {found.fps:.1f} a second; {found.pictures} pictures",
         f"bottleneck: {found.bottleneck}" + "".join(f"; {name} {share:.0%}" for name, share in found.busy.items()),
         *(

@@ -25,6 +25,7 @@ class Engine:
         self.error: BaseException | None = None
         self.frames = self.batches = 0
         self.busy_s = 0.0
+        self._first_s = self._last_s = 0.0
 
     def open(self) -> None:
         """Take the memory for frames, and warm the runner up: no part should wait for its slow first inference.
@@ -55,6 +56,11 @@ class Engine:
         return thread
 
     @property
+    def fps(self) -> float:
+        """Frames a second of all its stations, from the first image in its slot to the last score."""
+        return self.frames / (self._last_s - self._first_s) if self.frames else 0.0
+
+    @property
     def mean_batch(self) -> float:
         """Frames an inference."""
         return self.frames / self.batches if self.batches else 0.0
@@ -73,7 +79,10 @@ class Engine:
                 flow.settle(batch, begin_s, None, ())
                 flow.end_all()
                 continue
-            self.busy_s += time.monotonic() - begin_s
+            self._last_s = time.monotonic()
+            if not self.batches:
+                self._first_s = min((owner.times.filled_s for owner in batch.owners if owner), default=begin_s)
+            self.busy_s += self._last_s - begin_s
             self.frames += len(batch.owners)
             self.batches += 1
             scores = prediction.pred_score.tolist()

@@ -62,12 +62,13 @@ class FrameTimes:
 
 
 class Spread(NamedTuple):
-    """Percentiles of a stage's latency, milliseconds."""
+    """Percentiles and mean of a stage's latency, milliseconds."""
 
     p50: float
     p95: float
     p99: float
     p999: float
+    mean: float
 
 
 class Histogram:
@@ -92,7 +93,8 @@ class Histogram:
 
     def spread(self) -> Spread:
         """Return percentiles: the middle of the bin that each falls into, never above the longest duration."""
-        return Spread(*(round(1e3 * min(value, self.largest_s), 4) for value in percentiles(self.counts)))
+        values = [min(value, self.largest_s) for value in percentiles(self.counts)]
+        return Spread(*(round(1e3 * value, 4) for value in (*values, self.sum_s / max(self.count, 1))))
 
 
 def edges_s() -> npt.NDArray[np.float64]:
