@@ -30,7 +30,7 @@ from edgead.thresholds import Threshold
 BEAT_S = 0.25
 _TILE_S = 0.1  # a tile changes no faster: nobody sees more, and each costs the engine's thread some microseconds
 _OUTPUTS_S = 1.0
-_START_S = 15.0
+_RESTART_S = 5.0
 _GRACE_S = 5.0
 
 
@@ -75,24 +75,22 @@ class Showing:
         )
         self._board = Board.create(layout)
         task = {"fd": self._board.fd, "layout": layout.model_dump(), "page": config.page.model_dump(mode="json")}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgead.web.process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=None,
-            pass_fds=(self._board.fd,),
-            bufsize=0,
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
+        self._task = json.dumps(task).encode() + b"\n"
+        self._restarts, self._started_s = 0, 0.0
+        self._process = self._start()
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(task).encode() + b"\n")
         if not self._process.stdout.readline():  # it says "ready" when it listens, else why not, on stderr
-            self._board.close()
+            self.close()
             raise ConfigError(
                 f"the page of station '{config.name}' cannot be served at {config.page.host}:{config.page.port}; "
                 "take another port, or leave 'page' out of station.yaml"
             )
+
+    @property
+    def problems(self) -> list[str]:
+        """Return what the report has to say, one line each."""
+        died = f"the process of the page died and was started again {self._restarts} times"
+        return [died] if self._restarts else []
 
     def frame(self, trigger: int, slot: Slot, score: float, image: Image, anomaly_map: AnomalyMap) -> None:
         """Show a frame, unless its tile has just changed."""
@@ -122,6 +120,9 @@ class Showing:
         if not ended and 0 <= now_s - self._counted_s < BEAT_S:
             return
         self._counted_s = now_s
+        if self._process.poll() is not None and time.monotonic() - self._started_s > _RESTART_S:
+            self._restarts += 1
+            self._process = self._start()
         if not 0 <= now_s - self._asked_s < _OUTPUTS_S:
             self._asked_s = now_s
             self._outputs = [asdict(one) for one in outputs()]
@@ -153,15 +154,31 @@ class Showing:
 
     def close(self) -> None:
         """End the page; twice is allowed."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
         try:
             self._process.wait(_GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._board.close()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._started_s = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgead.web.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(self._board.fd,),
+            bufsize=0,
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died already, and is started again after a while
+            process.stdin.write(self._task)
+        return process
 
     def _health(self, camera: Camera, now_s: float) -> dict[str, Any]:
         frames, seen_s = self._frames_before.get(camera.name, (0, None))

@@ -151,7 +151,11 @@ class Station:
             self._line.standing(),
             self._ledger,
             wall_s=self._wall_s,
-            problems=(*self._problems, *(self._feed.problems if self._feed else ())),
+            problems=(
+                *self._problems,
+                *(self._feed.problems if self._feed else ()),
+                *(self._showing.problems if self._showing else ()),
+            ),
             verdict_file=self._log.path,
             pictures=(self._pictures.written, self._pictures.removed) if self._pictures else (0, 0),
             outputs=self._feed.reports() if self._feed else (),
