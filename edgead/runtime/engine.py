@@ -10,6 +10,8 @@ from edgead.runtime.flow import Batch, Flow
 from edgead.runtime.parts import Evidence
 from edgead.runtime.runner import Prediction, Runner
 
+_WARM_UP_S = 2.0
+
 
 class Engine:
     """A runner that stations share; ``flow`` takes their lines, then ``open``, then ``start``.
@@ -30,11 +32,17 @@ class Engine:
     def open(self) -> None:
         """Take the memory for frames, and warm the runner up: no part should wait for its slow first inference.
 
+        TensorRT prepares each size of batch at its first use, so all of them are used, within two seconds.
+
         Raises:
             ArtefactError: the runner does not run.
         """
         self.flow.open()
-        self.runner.infer(self.flow.images[:1])
+        give_up_s = time.monotonic() + _WARM_UP_S
+        for count in range(1, self.runner.max_batch + 1):
+            self.runner.infer(self.flow.images[:count])
+            if time.monotonic() > give_up_s:
+                break
 
     def start(self, crashed: Callable[[], None]) -> threading.Thread:
         """Judge in a thread until all cameras have ended and all is judged.
