@@ -39,6 +39,8 @@ FilePath = Annotated[Path, AfterValidator(from_file)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
 Host = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[\w.:-]+$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+_KINDS = ("mqtt", "webhook", "modbus", "opcua")
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 class Section(BaseModel):
@@ -105,6 +107,36 @@ class ModbusConfig(Section):
     port: Port = 1502
 
 
+class OpcuaConfig(Section):
+    """An OPC UA server after OPC 40100-1 Machine Vision: what is in it, docs/opcua.md.
+
+    Attributes:
+        host: address to listen on; the default is reached from this machine only.
+        username: null lets everybody read; a name, with its password, nobody else.
+        password_file: its first line is the password of ``username``.
+        cert_file, key_file: PEM; with them only encrypted connections are taken (Basic256Sha256).
+        keep: last results that clients can ask for.
+    """
+
+    host: Host = "127.0.0.1"
+    port: Port = 4840
+    username: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    password_file: FilePath | None = None
+    cert_file: FilePath | None = None
+    key_file: FilePath | None = None
+    keep: int = Field(default=1000, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _secrets_are_whole(self) -> OpcuaConfig:
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file belong together")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file belong together")
+        if self.username is not None and self.cert_file is None and self.host not in _THIS_MACHINE:
+            raise ValueError("cert_file and key_file, or the password of username would cross the network as it is")
+        return self
+
+
 class OutputConfig(Section):
     """One output: exactly one of its kinds; ``name`` tells two of a kind apart."""
 
@@ -112,19 +144,20 @@ class OutputConfig(Section):
     mqtt: MqttConfig | None = None
     webhook: WebhookConfig | None = None
     modbus: ModbusConfig | None = None
+    opcua: OpcuaConfig | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> OutputConfig:
         if len(self._kinds()) != 1:
-            raise ValueError("exactly one of mqtt, webhook, modbus")
+            raise ValueError(f"exactly one of {', '.join(_KINDS)}")
         return self
 
     def _kinds(self) -> list[str]:
-        return [kind for kind in ("mqtt", "webhook", "modbus") if getattr(self, kind) is not None]
+        return [kind for kind in _KINDS if getattr(self, kind) is not None]
 
     @property
     def kind(self) -> str:
-        """Return "mqtt", "webhook" or "modbus"."""
+        """Return "mqtt", "webhook", "modbus" or "opcua"."""
         return self._kinds()[0]
 
     @property

@@ -81,7 +81,7 @@ def test_a_controller_takes_each_result_once_and_in_order(tmp_path: Path) -> Non
         [{"modbus": {"port": port}}],
         parts=40,
         query=query,
-        takt_ms=3,
+        takt_ms=40,
         parts_in_flight=64,
         outbox={"drain_s": 20},
     )

@@ -124,7 +124,7 @@ FILLS_UP = """
 import resource, sys
 from edgead.config import PicturesConfig, load_station
 from edgead.runtime.fake import FakeRunner
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 config = load_station(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))  # a real write that the system cuts short
@@ -332,8 +332,13 @@ STATION = "bundle: b\noutput: o\ncameras: [{name: a, uri: 'sim://ceramic_tile'}]
         ("outputs: [{mqtt: {host: h, tls: {cafile: x}}}]", ["unknown key 'outputs.0.mqtt.tls.cafile'", "'ca_file'"]),
         ("outputs: [{mqtt: {host: h, port: 70000}}]", ["outputs.0.mqtt.port: 70000 is wrong"]),
         ("outputs: [{mqtt: {host: 'h h'}}]", ["outputs.0.mqtt.host: 'h h' is wrong"]),
-        ("outputs: [{}]", ["outputs.0", "exactly one of mqtt, webhook, modbus"]),
-        ("outputs: [{mqtt: {host: h}, modbus: {}}]", ["outputs.0", "exactly one of mqtt, webhook, modbus"]),
+        ("outputs: [{}]", ["outputs.0", "exactly one of mqtt, webhook, modbus, opcua"]),
+        ("outputs: [{mqtt: {host: h}, modbus: {}}]", ["outputs.0", "exactly one of mqtt, webhook, modbus, opcua"]),
+        ("outputs: [{opcua: {prot: 1}}]", ["unknown key 'outputs.0.opcua.prot'", "did you mean 'port'"]),
+        ("outputs: [{opcua: {keep: 0}}]", ["outputs.0.opcua.keep: 0 is wrong"]),
+        ("outputs: [{opcua: {username: a}}]", ["outputs.0.opcua", "username and password_file belong together"]),
+        ("outputs: [{opcua: {cert_file: a}}]", ["outputs.0.opcua", "cert_file and key_file belong together"]),
+        ("outputs: [{opcua: {host: h, username: a, password_file: p}}]", ["outputs.0.opcua", "would cross the network"]),
         ("outputs: [{mqtt: {host: h}}, {mqtt: {host: i}}]", ["two outputs are called 'mqtt'"]),
         ("outputs: mqtt", ["outputs: 'mqtt' is wrong"]),
         ("outputs: [{mqtt: {host: h", ["mend the YAML"]),

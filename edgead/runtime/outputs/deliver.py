@@ -1,7 +1,8 @@
 """The process that delivers: reads the outbox, feeds each output in a thread of its own, notes what was acknowledged.
 
 Started by the station as ``python -m edgead.runtime.outputs.deliver``. Its standard input tells what there is to do:
-one line of JSON (``Task``), then ``n`` for new events and ``e`` for the end; end of file means that the station died.
+one line of JSON (``Task``), then ``n`` for new events, ``+`` for room for one more part and ``-`` for none, at last
+``e`` for the end; end of file means that the station died.
 It is a process of its own because one talkative Python thread makes the station's OpenCV calls forty times slower.
 """
 
@@ -22,9 +23,11 @@ from pydantic import BaseModel, ConfigDict
 from edgead.errors import EdgeadError
 from edgead.output_config import OutputConfig
 from edgead.runtime.outputs.outbox import Backlog, Delivered, Progress, lock, read_progress
-from edgead.runtime.outputs.sender import Parcel, RefusedError, Sender, SendError
+from edgead.runtime.outputs.recipe import Recipe
+from edgead.runtime.outputs.sender import Condition, Parcel, RefusedError, Sender, SendError
 
 NEW, END = b"n", b"e"
+ROOM, NO_ROOM = b"+", b"-"
 _ORPHAN_S = 2.0  # for what is left when the station died
 _LOCK_S = 30.0
 _LOOK_S = 1.0  # should a wake-up be lost
@@ -40,6 +43,7 @@ class Task(BaseModel):
 
     folder: Path
     station: str
+    recipe: Recipe
     outputs: tuple[OutputConfig, ...]
     drain_s: float
 
@@ -54,6 +58,7 @@ class Delivery:
         self._problems: queue.SimpleQueue[str] = queue.SimpleQueue()  # its put takes no lock that a callback may hold
         self._give_up_s: float | None = None
         self._sender: Sender | None = None
+        self._condition = self._shown = Condition.READY
         self._open: dict[int, bool] = {}  # sent, in order: whether it is settled
         self._retry_s, self._wait_s = 0.0, _FIRST_RETRY_S
         self._noted_s = 0.0
@@ -68,16 +73,22 @@ class Delivery:
         """Look for new events."""
         self._wake.set()
 
-    def end(self, within_s: float) -> None:
+    def show(self, condition: Condition) -> None:
+        """Let the output show how the station is."""
+        self._condition = condition
+        self._wake.set()
+
+    def end(self, within_s: float, condition: Condition) -> None:
         """Deliver what there is, for so long at most."""
         self._give_up_s = time.monotonic() + within_s
-        self._wake.set()
+        self.show(condition)
 
     def _run(self) -> None:
         while True:
             self._wake.clear()  # before looking, so that nothing that comes meanwhile is slept over
             try:
                 moved = self._settle() | self._send()
+                self._show()
                 is_over = self._is_over()
             except Exception as error:  # no output may take the others with it
                 self._fail(f"{type(error).__name__}: {error}")
@@ -107,6 +118,12 @@ class Delivery:
     def _is_late(self) -> bool:
         return self._give_up_s is not None and time.monotonic() >= self._give_up_s
 
+    def _show(self) -> None:
+        condition = self._condition
+        if self._sender is not None and condition is not self._shown:
+            self._sender.show(condition)
+            self._shown = condition
+
     def _settle(self) -> bool:
         """Move the cursor over all that is settled; tell whether anything was."""
         while not self._problems.empty():
@@ -133,7 +150,7 @@ class Delivery:
             return False
         try:
             if self._sender is None:
-                self._sender = open_sender(self._task, self._output, self._problems.put, self.wake)
+                self._sender = open_sender(self._task, self._output, self._sent, self._problems.put, self.wake)
             room = min(self._sender.room(), _MOST)
             parcels = [Parcel.of(*row) for row in self._backlog.after(self._sent, room)] if room > 0 else []
             for parcel in parcels:
@@ -178,8 +195,13 @@ class Delivery:
             self._change(last_error=f"progress cannot be noted ({error})")
 
 
-def open_sender(task: Task, output: OutputConfig, note: Callable[[str], None], wake: Callable[[], None]) -> Sender:
+def open_sender(
+    task: Task, output: OutputConfig, last: int, note: Callable[[str], None], wake: Callable[[], None]
+) -> Sender:
     """Open an output.
+
+    Args:
+        last: sequence number up to which it has everything.
 
     Raises:
         SendError: a file or an address that it needs cannot be had now.
@@ -193,6 +215,18 @@ def open_sender(task: Task, output: OutputConfig, note: Callable[[str], None], w
         from edgead.runtime.outputs.webhook import Webhook
 
         return Webhook(output.webhook)
+    if output.opcua is not None:
+        from edgead.runtime.outputs.opcua import Opcua
+
+        return Opcua(
+            output.opcua,
+            station=task.station,
+            recipe=task.recipe,
+            folder=task.folder,
+            last=last,
+            note=note,
+            wake=wake,
+        )
     from edgead.runtime.outputs.modbus import Modbus
 
     assert output.modbus is not None
@@ -229,11 +263,15 @@ def _deliver(task: Task, wishes: int) -> int:
     while wish := os.read(wishes, 4096):
         if END in wish:
             break
+        has_room, has_none = wish.rfind(ROOM), wish.rfind(NO_ROOM)
         for delivery in deliveries:
-            delivery.wake()
-    within_s = task.drain_s if wish else _ORPHAN_S
+            if has_room != has_none:
+                delivery.show(Condition.READY if has_room > has_none else Condition.BUSY)
+            else:
+                delivery.wake()
+    within_s, condition = (task.drain_s, Condition.ENDED) if wish else (_ORPHAN_S, Condition.DIED)
     for delivery in deliveries:
-        delivery.end(within_s)
+        delivery.end(within_s, condition)
     give_up_s = time.monotonic() + within_s + 3.0
     for delivery in deliveries:
         delivery.thread.join(max(0.0, give_up_s - time.monotonic()))

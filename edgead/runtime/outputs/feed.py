@@ -15,12 +15,13 @@ from edgead.config import StationConfig
 from edgead.errors import ConfigError, require
 from edgead.output_config import OutputConfig
 from edgead.runtime.events import Event
-from edgead.runtime.outputs.deliver import END, NEW, Task
+from edgead.runtime.outputs.deliver import END, NEW, NO_ROOM, ROOM, Task
 from edgead.runtime.outputs.outbox import FOLDER, Outbox, Progress, read_progress
+from edgead.runtime.outputs.recipe import recipe_of
 
 _GRACE_S = 4.0  # beyond drain_s: the process starts, says good-bye, ends
 _RESTART_S = (1.0, 60.0)  # first and longest wait between two starts of a process that dies
-_LIBRARIES = {"mqtt": "paho.mqtt.client", "modbus": "pymodbus"}
+_LIBRARIES = {"mqtt": "paho.mqtt.client", "modbus": "pymodbus", "opcua": "asyncua"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ class Feed:
         except sqlite3.Error as error:
             self._outbox.close()
             raise ConfigError(f"{folder}: {error}; free the disk, or move delivered.sqlite away") from error
-        task = Task(folder=folder, station=config.name, outputs=config.outputs, drain_s=self._drain_s)
+        task = Task(
+            folder=folder,
+            station=config.name,
+            recipe=recipe_of(config),
+            outputs=config.outputs,
+            drain_s=self._drain_s,
+        )
         self._task = task.model_dump_json().encode() + b"\n"
         self._reports: tuple[OutputReport, ...] = ()
         self._doubt = ""
@@ -105,6 +112,10 @@ class Feed:
         """
         self._outbox.write(events)
         self._tell(NEW)
+
+    def show_room(self, has_room: bool) -> None:
+        """Tell the outputs whether the station has room for one more part; cheap, and waits for nothing."""
+        self._tell(ROOM if has_room else NO_ROOM)
 
     def reports(self) -> tuple[OutputReport, ...]:
         """Return how each output stands; after ``close``, how it stood then."""

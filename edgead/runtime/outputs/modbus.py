@@ -17,7 +17,7 @@ from typing import Any
 
 from edgead.errors import require
 from edgead.output_config import ModbusConfig
-from edgead.runtime.outputs.sender import Parcel, SendError
+from edgead.runtime.outputs.sender import Condition, Parcel, SendError
 
 CONTROL, STATUS, RESULT = 0, 16, 17  # addresses of holding registers
 CONTROL_WORDS, RESULT_WORDS = 16, 31
@@ -98,6 +98,14 @@ class Modbus:
         while not self._acknowledged.empty():
             taken.append(self._acknowledged.get())
         return taken
+
+    def show(self, condition: Condition) -> None:
+        """Set or clear trigger ready."""
+        with self._guard:
+            if condition is Condition.READY:
+                self._words[STATUS] |= TRIGGER_READY
+            else:
+                self._words[STATUS] &= ~TRIGGER_READY
 
     def close(self) -> None:
         """Close the server, once the controller has ended the handshake that it is in."""

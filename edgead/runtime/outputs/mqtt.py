@@ -15,7 +15,7 @@ from typing import Any
 
 from edgead.errors import require
 from edgead.output_config import MqttConfig
-from edgead.runtime.outputs.sender import Parcel, SendError, secret
+from edgead.runtime.outputs.sender import Condition, Parcel, SendError, secret
 
 STATUS_SCHEMA = "edgead.status/1"
 _GOODBYE_S = 2.0
@@ -83,6 +83,9 @@ class Mqtt:
             if seq is not None:  # None: the status
                 taken.append(seq)
         return taken
+
+    def show(self, condition: Condition) -> None:
+        """Do nothing: the status says online or offline, and that is the connection's."""
 
     def close(self) -> None:
         """Publish that the station is offline, and disconnect."""

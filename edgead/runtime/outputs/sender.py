@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,6 +24,15 @@ class Parcel(NamedTuple):
         """Return the event as a dictionary."""
         read: dict[str, object] = json.loads(self.body)
         return read
+
+
+class Condition(str, enum.Enum):
+    """How the station is that the events come from."""
+
+    READY = "ready"  # it runs, and has room for one more part
+    BUSY = "busy"  # it runs, and would reject the next part
+    ENDED = "ended"  # it has ended; what is left is delivered
+    DIED = "died"  # its process is gone
 
 
 class SendError(Exception):
@@ -50,6 +60,10 @@ class Sender(Protocol):
 
     def acknowledged(self) -> list[int]:
         """Return the sequence numbers that the receiver has acknowledged since the last call."""
+        ...
+
+    def show(self, condition: Condition) -> None:
+        """Show how the station is, where the output has a place for that; READY before the first call."""
         ...
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from edgead.output_config import WebhookConfig
-from edgead.runtime.outputs.sender import Parcel, RefusedError, SendError, secret
+from edgead.runtime.outputs.sender import Condition, Parcel, RefusedError, SendError, secret
 
 _NEVER = frozenset({400, 413, 415, 422})  # it is about this very event: sending it again changes nothing
 _KNOWN = 409  # the server has this event already
@@ -73,6 +73,9 @@ class Webhook:
         """Return what was answered with a 2xx, or with 409 (known already)."""
         taken, self._acknowledged = self._acknowledged, []
         return taken
+
+    def show(self, condition: Condition) -> None:
+        """Do nothing: there is no place for it."""
 
     def close(self) -> None:
         """Close the connection."""
