@@ -129,10 +129,18 @@ class RollConfig(Section):
     Attributes:
         mib: before a write that would make it larger than this.
         days: at the first verdict of a day (UTC) so many days after the file's first one.
+        keep_mib: of the rolled files, the oldest go when together they are larger than this; null keeps all.
     """
 
     mib: float | None = Field(default=None, gt=0)
     days: int | None = Field(default=None, ge=1)
+    keep_mib: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _something_is_rolled(self) -> RollConfig:
+        if self.keep_mib is not None and self.mib is None and self.days is None:
+            raise ValueError("keep_mib is about rolled files: say with mib or days when to roll")
+        return self
 
 
 class SinksConfig(Section):
