@@ -81,8 +81,7 @@ def read_token(path: str | os.PathLike[str]) -> str:
         why = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"{path}: the token cannot be read ({why}); {make}") from error
     token = lines[0].strip() if lines else ""
+    expected = f"{SHORTEST_TOKEN} to {_LONGEST_TOKEN} ASCII characters"
     if not SHORTEST_TOKEN <= len(token) <= _LONGEST_TOKEN or not token.isascii() or not token.isprintable():
-        raise ConfigError(
-            f"{path}: its first line is no token; expected {SHORTEST_TOKEN} to {_LONGEST_TOKEN} ASCII characters; {make}"
-        )
+        raise ConfigError(f"{path}: its first line is no token; expected {expected}; {make}")
     return token
