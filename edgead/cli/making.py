@@ -1,4 +1,4 @@
-"""Verbs that make something: simulate, train, export."""
+"""Verbs that make something: train, export."""
 
 from __future__ import annotations
 
@@ -38,21 +38,7 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
 
 
 def add_verbs(verbs: Verbs) -> None:
-    """Add simulate, train and export."""
-    parser = verbs.add(
-        "simulate",
-        simulate,
-        summary="render parts of a simulated object, Good and defective, with masks",
-        example="edgead simulate chip_inductor --out data/sim",
-        more="Writes the layout of MV-AD2025. Objects: magnetic_core, chip_inductor, chip_capacitor, ceramic_tile.",
-    )
-    parser.add_argument("object", metavar="OBJECT", help="what to render")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="root of the dataset to write")
-    parser.add_argument("--good", type=int, default=100, metavar="N", help="Good parts (%(default)s)")
-    parser.add_argument("--defective", type=int, default=5, metavar="N", help="parts of each defect type (%(default)s)")
-    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="other seeds, other parts (%(default)s)")
-
+    """Add train and export."""
     parser = verbs.add(
         "train",
         train,
@@ -83,36 +69,6 @@ def add_verbs(verbs: Verbs) -> None:
     )
     parser.add_argument("bundle", type=Path, metavar="RUN", help="folder of the run")
     add_dataset_flags(parser)
-
-
-def simulate(wanted: argparse.Namespace) -> Answer:
-    """Write a simulated dataset."""
-    from edgead.datasets.simulated import OBJECTS, write_dataset
-
-    folder = write_dataset(
-        wanted.out,
-        wanted.object,
-        seed=wanted.seed,
-        good_parts=wanted.good,
-        defect_parts_per_type=wanted.defective,
-        size=wanted.size,
-    )
-    spec = OBJECTS[wanted.object]
-    parts = {"good": wanted.good, **dict.fromkeys(spec.defects, wanted.defective)}
-    document = {
-        "folder": str(folder),
-        "root": str(wanted.out),
-        "category": spec.folder,
-        "parts": parts,
-        "images": sum(parts.values()) * len(spec.views) * len(spec.illuminations),
-        "views": list(spec.views),
-        "illuminations": list(spec.illuminations),
-    }
-    following = f"edgead train --dataset sim --root {wanted.out} --category {spec.folder} --out runs/{wanted.object}"
-    lines = f"{folder}: {document['images']} images of {sum(parts.values())} parts"
-    return Answer(
-        document, [table("Simulated parts", ("kind", ">parts"), list(parts.items())), lines, _next(following)]
-    )
 
 
 def train(wanted: argparse.Namespace) -> Answer | None:

@@ -69,7 +69,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _build() -> tuple[Parser, Verbs]:
-    from edgead.cli import building, certifying, demo, making, measuring, proving, quantizing, running
+    from edgead.cli import building, certifying, demo, making, measuring, proving, quantizing, running, simulating
 
     parser = Parser(
         prog="edgead",
@@ -78,6 +78,6 @@ def _build() -> tuple[Parser, Verbs]:
     )
     parser.add_argument("--version", action="version", version=f"edgead {__version__}")
     verbs = Verbs(parser)
-    for module in (demo, making, quantizing, building, measuring, certifying, proving, running):
+    for module in (demo, simulating, making, quantizing, building, measuring, certifying, proving, running):
         module.add_verbs(verbs)
     return parser, verbs

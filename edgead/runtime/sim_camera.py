@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from edgead.config import CameraConfig
 from edgead.errors import CameraError, ConfigError, DataError
+from edgead.images import Image
 from edgead.runtime.dataset_parts import DatasetCameraOptions, DatasetParts
 from edgead.runtime.frames import Frame, Health, options_of
 from edgead.runtime.parts import Slot
@@ -29,6 +30,10 @@ class LineCamera:
     Frames keep the number of their trigger whatever befalls others, as at a station that counts the triggers of the
     line. ``health.missed`` counts what a camera can know of: frames lost on their way, and those without a buffer.
     ``health.transport`` counts each fault by name, those too that no camera could know of.
+
+    Attributes:
+        options: what goes wrong; may be changed before the line begins.
+        counts: frames by fault.
     """
 
     def __init__(self, config: CameraConfig, source: PartSource, options: FaultOptions) -> None:
@@ -42,7 +47,7 @@ class LineCamera:
         self._line: Iterator[Coming] = iter(())
         self._ahead: Coming | None = None  # the next one, whose time has not come
         self._buffers: deque[Coming] = deque()
-        self._counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
         self._part: tuple[int, str] = (-1, "")
         self._begin_s = 0.0
         self._stopped = threading.Event()
@@ -62,11 +67,13 @@ class LineCamera:
         self._source.open()
         self.begin()
 
-    def begin(self) -> None:
-        """Let the line run from its first part, from now on."""
-        self._counts.clear()
-        self._line = coming(self.options, self.slots, self._counts)
-        self._begin_s = time.monotonic()
+    def begin(self, at_s: float | None = None) -> None:
+        """Let the line run from its first part, from now on or from ``at_s`` (monotonic); also after a ``stop``."""
+        self.counts.clear()
+        self._buffers.clear()
+        self._line, self._ahead = coming(self.options, self.slots, self.counts), None
+        self._begin_s = time.monotonic() if at_s is None else at_s
+        self._stopped.clear()
 
     def read(self, timeout_s: float) -> Frame | None:
         """Wait for the next frame to come, and render, decode or recall it."""
@@ -82,6 +89,18 @@ class LineCamera:
                 f"camera '{self.name}' has vanished after {self.options.vanish_after} frames; check its cable"
             )
         return self._frame(frame)
+
+    def image(self, frame: Coming) -> Image:
+        """Return what a frame shows.
+
+        Raises:
+            CameraError: its file has gone.
+        """
+        try:
+            image = self._source.image(frame.trigger, frame.shot)
+        except DataError as error:
+            raise CameraError(f"camera '{self.name}' has vanished: {error}") from error
+        return changed(image, frame) if frame.gain != 1.0 or frame.fuzz >= 0 else image
 
     def stop(self) -> None:
         """Wake a read that waits for its time."""
@@ -117,7 +136,7 @@ class LineCamera:
             if len(self._buffers) < most:
                 self._buffers.append(frame)
             else:
-                self._counts["overflowed"] += 1
+                self.counts["overflowed"] += 1
                 self._count()
 
     def _wait_until(self, at_s: float, timeout_s: float) -> bool:
@@ -133,18 +152,13 @@ class LineCamera:
         return not stopped
 
     def _count(self) -> None:
-        self.health.missed = self._counts["lost"] + self._counts["overflowed"]
-        self.health.transport.update(self._counts)
+        self.health.missed = self.counts["lost"] + self.counts["overflowed"]
+        self.health.transport.update(self.counts)
 
     def _frame(self, frame: Coming) -> Frame:
         trigger, options = frame.trigger, self.options
         begin_s = time.monotonic()
-        try:
-            image = self._source.image(trigger, frame.shot)
-        except DataError as error:
-            raise CameraError(f"camera '{self.name}' has vanished: {error}") from error
-        if frame.gain != 1.0 or frame.fuzz >= 0:
-            image = changed(image, frame)
+        image = self.image(frame)
         end_s = time.monotonic()
         if self._part[0] != trigger:
             self._part = trigger, self._source.part(trigger)
