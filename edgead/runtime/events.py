@@ -27,11 +27,14 @@ class Events:
 
     Args:
         run: identity of this run of the station; with the trigger it makes the ``event_id`` that marks duplicates.
+
+    Attributes:
+        constant: fields that all events of the run have in common.
     """
 
     def __init__(self, config: StationConfig, *, run: str, threshold: Threshold) -> None:
         self._run = run
-        self._constant = {
+        self.constant: dict[str, str | float] = {
             "station": config.name,
             "artefact": config.artefact,
             "unsure": threshold.unsure,
@@ -57,7 +60,7 @@ class Events:
             "frames": verdict.frames,
             "missing": [slot_name(slot) for slot in verdict.missing],
             "latency_ms": round(1e3 * (verdict.decided_s - verdict.triggered_s), 3),
-            **self._constant,
+            **self.constant,
         }
         return Event(event_id, json.dumps(fields, allow_nan=False))
 

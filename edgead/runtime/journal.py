@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from edgead.errors import ConfigError
 
 NAME = "triggers.journal"
-WINDOW = 1 << 15  # more than the verdicts that may wait for the sinks before a station stops, and the parts in flight
+WINDOW = 1 << 14  # more than the parts in flight and the verdicts that may wait before a station stops; 256 KiB
 _MAGIC = int.from_bytes(b"EDGEADJ1", "little")
 _PAGE = 4096
 _WORDS = ("magic", "window", "ended", "bytes", "crc", "forgotten")  # of 8 bytes; then the notes, then the triggers
@@ -106,8 +106,7 @@ class Journal:
     def begin(self, run: str, *, constant: Mapping[str, JsonValue], missing: Sequence[str]) -> None:
         """Forget the earlier run, whose verdicts are written by now, and begin to note this one; see ``Notes``.
 
-        Raises:
-            ConfigError: there is no room on the disk.
+        Where the disk has no room for it, the run goes on without: ``problems`` says so.
         """
         notes = Notes(run=run, constant=dict(constant), missing=tuple(missing)).model_dump_json().encode()
         header = _header(len(notes))
@@ -118,7 +117,13 @@ class Journal:
             os.posix_fallocate(self._file, 0, size)  # a hole that finds no room later would kill the station
             content = mmap.mmap(self._file, size)
         except OSError as error:
-            raise ConfigError(f"{self.path}: cannot be written ({error.strerror}); free the disk") from error
+            self.problems.append(
+                f"{self.path}: cannot be written ({error.strerror}); free the disk: if this run is killed, the parts "
+                "that it then has in work are not accounted for"
+            )
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, 0)
+            content = mmap.mmap(-1, size)
         content[_NOTES : _NOTES + len(notes)] = notes
         self._words = memoryview(content)[header:].cast("Q")
         self._times = memoryview(content)[header:].cast("d")

@@ -23,16 +23,18 @@ from edgead.errors import CameraError, DataError
 from edgead.images import AnomalyMap, Image, resize
 from edgead.runtime.cameras import open_cameras
 from edgead.runtime.engine import Engine
-from edgead.runtime.events import Event, Events
+from edgead.runtime.events import Event, Events, slot_name
 from edgead.runtime.frames import Camera, Frame
 from edgead.runtime.fusion import Judge
+from edgead.runtime.journal import Journal
 from edgead.runtime.ledger import TaktLedger
 from edgead.runtime.line import Pacing
 from edgead.runtime.outputs.feed import Feed, check
 from edgead.runtime.parts import Evidence, Slot
+from edgead.runtime.recovery import cut_half_line, recover
 from edgead.runtime.report import StationReport, report_of
 from edgead.runtime.showing import BEAT_S, Showing
-from edgead.runtime.sinks import Pictures, VerdictLog
+from edgead.runtime.sinks import LOG_NAME, Pictures, VerdictLog
 
 _GRACE_S = 0.5  # for threads of cameras that hang in a read when the station ends
 _TRACED = 2000  # parts
@@ -54,6 +56,7 @@ class Station:
         self.error: BaseException | None = None
         self._engine, self._judge = engine, judge
         self._problems = list(problems)
+        self._unsettled: list[int] = []  # triggers whose verdicts the outbox does not take at present
         self._draws = config.sinks.pictures is not None
         self._threads: list[threading.Thread] = []
         self._begin_s = self._wall_s = 0.0
@@ -93,19 +96,32 @@ class Station:
             ConfigError: one of them cannot be written, or what it needs is not there.
         """
         config, run, threshold = self.config, uuid.uuid4().hex[:12], self._judge.unit_threshold
+        self._journal = Journal(config.output)
+        self._life.callback(self._journal.close)
+        cut_half_line(config.output / LOG_NAME)
         self._log = VerdictLog(config)
         self._life.callback(self._log.close)
         kept = config.sinks.pictures
         self._pictures = Pictures(config.output, kept, run=run, threshold=threshold) if kept else None
-        self._events_of = Events(config, run=run, threshold=threshold).of
+        self._events = Events(config, run=run, threshold=threshold)
         self._feed = Feed(config) if config.outputs else None
         if self._feed is not None:
             self._life.callback(self._feed.close)
+        self._begin_journal(run)
         self._showing = Showing(config, self._engine.runner, threshold, self._cameras) if config.page else None
         if self._showing is not None:
             self._life.callback(self._showing.close)
         if self._showing is not None or self._draws:
             self._line.see = self._see
+
+    def _begin_journal(self, run: str) -> None:
+        """Give the parts of an earlier run that was killed the verdicts that they lack, then note this run's."""
+        feed, earlier = self._feed, self._journal.earlier
+        found = recover(self.config.output, earlier, self._log.write, feed.write if feed is not None else None)
+        slots = [slot_name(slot) for camera in self._cameras for slot in camera.slots]
+        self._journal.begin(run, constant=self._events.constant, missing=slots)
+        self._line.triggered = self._journal.triggered
+        self._problems += [*([found.problem] if found.problem else []), *self._journal.problems]
 
     def start(self, over: Callable[[], None], advance: Callable[..., None]) -> None:
         """Let it run in threads of its own.
@@ -235,8 +251,8 @@ class Station:
             while (verdicts := self._line.next_verdicts(beat_s)) is not None:
                 if verdicts:
                     begin_s = time.monotonic()
-                    events = self._events_of(verdicts)
-                    self._publish(events)
+                    events = self._events.of(verdicts)
+                    self._publish(events, [verdict.trigger for verdict in verdicts])
                     self._ledger.note(verdicts, begin_s, time.monotonic())
                     try:
                         if self._draws and self._pictures is not None:
@@ -253,18 +269,25 @@ class Station:
             self._wall_s = time.monotonic() - self._begin_s
             over()
 
-    def _publish(self, events: Sequence[Event]) -> None:
+    def _publish(self, events: Sequence[Event], triggers: Sequence[int]) -> None:
+        self._unsettled += triggers
+        are_kept = True
         if self._feed is not None:  # before the file: what can be read there is never lost to the outputs
             try:
                 self._feed.write(events)
             except DataError as error:
+                are_kept = False
                 self._note(str(error))
                 if self._feed.is_overfull:
                     self.stop("too many verdicts wait for the outbox; the station has stopped")
         try:
             self._log.write(events)
         except DataError as error:
+            self._journal.said(self._unsettled)
             self.stop(str(error))
+        if are_kept:
+            self._journal.published(self._unsettled)
+            self._unsettled.clear()
 
     def _show(self) -> None:
         assert self._showing is not None
