@@ -20,7 +20,7 @@ from edgead.images import write_png
 from edgead.runtime.cameras import open_cameras
 from edgead.runtime.fake import FakeRunner
 from edgead.runtime.frames import Camera, Frame
-from edgead.runtime.station import run_station
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 
 

@@ -26,10 +26,11 @@ from edgead.runtime import introspection
 from edgead.runtime.cameras import open_cameras
 from edgead.runtime.fake import FakeRunner
 from edgead.runtime.frames import Camera, Frame
-from edgead.runtime.gige_camera import to_rgb
-from edgead.runtime.live import Live, LiveOptions, Shot
+from edgead.runtime.live import Live
+from edgead.runtime.live_source import LiveOptions, Shot
 from edgead.runtime.parts import Slot
-from edgead.runtime.station import run_station
+from edgead.runtime.pixel_formats import to_rgb
+from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 
 HERE = Path(__file__).parent
@@ -74,6 +75,7 @@ class Scripted:
         self.lights: list[int] = []
         self.opened = 0
         self.closed = 0
+        self.counted: int | None = None
         self.transport: dict[str, int] = {}
 
     def open(self, timeout_s: float) -> None:

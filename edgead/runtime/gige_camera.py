@@ -10,70 +10,17 @@ import threading
 import time
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field, field_validator
-
 from edgead.config import CameraConfig
-from edgead.errors import CameraError, ConfigError, nearest
+from edgead.errors import CameraError, nearest
 from edgead.images import Image
 from edgead.runtime import introspection
 from edgead.runtime.frames import address_of
-from edgead.runtime.live import LiveOptions, Shot
+from edgead.runtime.genicam_options import GigeOptions
+from edgead.runtime.live_source import Shot
+from edgead.runtime.pixel_formats import BITS, to_rgb
 
-# OpenCV's own names for Bayer patterns start at the second pixel of the second row; these start at the first.
-_BAYER = {
-    "RG": cv2.COLOR_BayerRGGB2RGB,
-    "GR": cv2.COLOR_BayerGRBG2RGB,
-    "GB": cv2.COLOR_BayerGBRG2RGB,
-    "BG": cv2.COLOR_BayerBGGR2RGB,
-}
-_BITS = {"Mono8": 8, "Mono10": 10, "Mono12": 12, "Mono14": 14, "Mono16": 16, "RGB8": 8, "RGB8Packed": 8}
-_BITS |= {"BGR8": 8, "BGR8Packed": 8} | {f"Bayer{name}8": 8 for name in _BAYER}
 _COUNTERS = ("n_failures", "n_underruns", "n_missing_packets", "n_missing_frames", "n_resent_packets")
 _discovery = threading.Lock()  # Aravis keeps one list of devices
-
-
-class GigeOptions(LiveOptions):
-    """Options of ``gige://``.
-
-    Attributes:
-        trigger: off, software, or the name of the camera's input, such as Line1.
-        rate: parts a second that the software trigger asks for; None asks as soon as the station takes the next.
-        exposure_us: of each illumination, by commas, or one for all; several need the software trigger.
-        gain: in the camera's unit.
-        pixel_format: GenICam's name, such as Mono8 or BayerRG8; None leaves the camera's.
-        packet_size: bytes; None negotiates the largest that the network carries.
-        buffers: frames that may wait for the station.
-    """
-
-    trigger: str = Field(default="off", pattern=r"^(off|software|[A-Z]\w*)$")
-    rate: float | None = Field(default=None, gt=0)
-    exposure_us: tuple[float, ...] = ()
-    gain: float | None = None
-    pixel_format: str | None = None
-    packet_size: int | None = Field(default=None, ge=576, le=16_384)
-    buffers: int = Field(default=8, ge=2, le=256)
-
-    @field_validator("exposure_us", mode="before")
-    @classmethod
-    def _by_commas(cls, value: object) -> object:
-        return value.split(",") if isinstance(value, str) else value
-
-    def refuse_unless_consistent(self, camera: str, lights: int) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ConfigError: a rate or several exposures without the software trigger, or not one for each illumination.
-        """
-        if self.trigger != "software" and (self.rate is not None or len(self.exposure_us) > 1):
-            raise ConfigError(f"camera '{camera}': a rate or several exposures need trigger=software in its address")
-        if len(self.exposure_us) not in (0, 1, lights) or any(value <= 0 for value in self.exposure_us):
-            raise ConfigError(
-                f"camera '{camera}': exposure_us has {len(self.exposure_us)} values for {lights} illuminations; "
-                "expected one above 0 for each, or one for all"
-            )
 
 
 class GigeSource:
@@ -87,9 +34,11 @@ class GigeSource:
         self._stream: Any = None
         self._lost = threading.Event()
         self._asked = False  # a software trigger waits for its frame
-        self._exposure: float | None = None
+        self._exposure_us = 0.0  # 0 where the camera does not say
         self._last_id: int | None = None
         self._formats: dict[int, str] = {}
+        self._chunks: Any = None  # reads those of a buffer
+        self.counted: int | None = None
 
     @property
     def transport(self) -> dict[str, int]:
@@ -99,7 +48,7 @@ class GigeSource:
     def open(self, timeout_s: float) -> None:  # noqa: ARG002 - Aravis has its own time-outs, about 2 s in all
         """Find the camera, take control of it, and start its stream."""
         lost = self._lost = threading.Event()  # a new one: word of an earlier connection may still come
-        self._asked, self._exposure, self._last_id = False, None, None
+        self._asked, self._exposure_us, self._last_id = False, 0.0, None
         try:
             self._camera = self._aravis.Camera.new(self._device())
             self._set_up()
@@ -107,6 +56,7 @@ class GigeSource:
             if self._stream is None:
                 raise CameraError(f"{self._address} gives no stream; another program may have control of it")
             payload = self._camera.get_payload()
+            self.counted = self._count(None)
             for _ in range(self._options.buffers):
                 self._stream.push_buffer(self._aravis.Buffer.new_allocate(payload))
             self._camera.start_acquisition()
@@ -131,7 +81,11 @@ class GigeSource:
             skipped = self._skipped(buffer.get_frame_id())
             if buffer.get_status() != self._aravis.BufferStatus.SUCCESS:
                 return Shot(None, captured_s, skipped)
-            return Shot(self._image(buffer), captured_s, skipped)
+            count = self._count(buffer)
+            begin_s = time.monotonic()
+            image = self._image(buffer)
+            decode_s = time.monotonic() - begin_s
+            return Shot(image, captured_s, skipped, count, self._exposure_us / 1e6, decode_s)
         finally:
             self._stream.push_buffer(buffer)
 
@@ -160,13 +114,15 @@ class GigeSource:
 
     def _set_up(self) -> None:
         camera, options = self._camera, self._options
+        for feature, value in options.set:
+            camera.get_device().set_features_from_string(f"{feature}={value}")
         if options.pixel_format:
             camera.set_pixel_format_from_string(options.pixel_format)
         name = camera.get_pixel_format_as_string()
-        if name not in _BITS:
+        if name not in BITS:
             raise CameraError(
                 f"{self._address} gives {name}, which is not read here; set pixel_format in its address"
-                f"{nearest(name, _BITS)}"
+                f"{nearest(name, BITS)}"
             )
         self._formats = {camera.get_pixel_format(): name}
         if options.width or options.height:
@@ -188,6 +144,20 @@ class GigeSource:
             camera.clear_triggers()
         else:
             camera.set_trigger("Software" if options.trigger == "software" else options.trigger)
+        if options.chunk:
+            camera.set_chunks(options.chunk.removeprefix("Chunk"))
+            self._chunks = camera.create_chunk_parser()
+        elif options.counter and not camera.is_feature_available(options.counter):
+            raise CameraError(f"{self._address} has no feature {options.counter}; see arv-tool-0.8 features")
+        self._exposure_us = self._set_exposure()
+
+    def _set_exposure(self) -> float:
+        """Return the exposure that the camera has, in microseconds; 0 where it has none, or changes it by itself."""
+        camera = self._camera
+        if not camera.is_exposure_time_available():
+            return 0.0
+        automatic = camera.is_exposure_auto_available() and camera.get_exposure_time_auto() != self._aravis.Auto.OFF
+        return 0.0 if automatic else float(camera.get_exposure_time())
 
     def _refuse_outside(self, name: str, value: float, bounds: tuple[float, float]) -> None:
         if not bounds[0] <= value <= bounds[1]:
@@ -196,13 +166,25 @@ class GigeSource:
     def _ask(self, light: int) -> None:
         exposures = self._options.exposure_us
         try:
-            if len(exposures) > 1 and self._exposure != exposures[light]:
+            if len(exposures) > 1 and self._exposure_us != exposures[light]:
                 self._camera.set_exposure_time(exposures[light])
-                self._exposure = exposures[light]
+                self._exposure_us = exposures[light]
             self._camera.software_trigger()
         except Exception as error:  # GLib.Error: no answer
             raise CameraError(f"{self._address} does not take its trigger ({_reason(error)})") from error
         self._asked = True
+
+    def _count(self, buffer: Any) -> int | None:
+        """Ask how many pulses the camera has counted: the chunk of a buffer, or the camera itself."""
+        counter, chunk = self._options.counter, self._options.chunk
+        try:
+            if chunk:
+                return int(self._chunks.get_integer_value(buffer, chunk)) if buffer else None
+            if counter is None or (buffer and self._stream.get_n_buffers().n_output_buffers):
+                return None  # a frame waits behind this one: its pulse would be counted for this one
+            return int(self._camera.get_integer(counter))
+        except Exception as error:  # GLib.Error: not in the chunks, no answer
+            raise CameraError(f"{self._address} does not tell its {counter} ({_reason(error)})") from error
 
     def _image(self, buffer: Any) -> Image:
         name = self._formats.get(buffer.get_image_pixel_format())
@@ -217,35 +199,16 @@ class GigeSource:
         return time.monotonic() - (age_s if 0 <= age_s < 60 else 0.0)  # a clock that was set back says nothing
 
     def _skipped(self, number: int) -> int:
-        """Count the frames between this one and the last by their ids, which wrap at 16 bit and leave out 0."""
         last, self._last_id = self._last_id, number
-        if last is None or number == last:
-            return 0
-        gap = number - last - 1 if number > last else number + 65_535 - last - 1
-        return gap if 0 <= gap < 10_000 else 0
+        return skipped(last, number)
 
 
-def to_rgb(data: bytes, pixel_format: str, height: int, width: int) -> Image:
-    """Convert a buffer in one of GenICam's formats to uint8 ``(height, width, 3)`` RGB.
-
-    Raises:
-        CameraError: the buffer is too short for its size.
-    """
-    channels = 3 if pixel_format.startswith(("RGB", "BGR")) else 1
-    bits = _BITS[pixel_format]
-    dtype = np.dtype(np.uint8 if bits == 8 else "<u2")
-    count = height * width * channels
-    if not count or len(data) < count * dtype.itemsize:
-        raise CameraError(f"gave {len(data)} bytes for {width}x{height} pixels of {pixel_format}")
-    pixels: npt.NDArray[Any] = np.frombuffer(data, dtype, count).reshape(height, width, *[channels][: channels - 1])
-    if bits > 8:
-        pixels = (pixels >> (bits - 8)).astype(np.uint8)
-    if pixel_format.startswith("RGB"):
-        return pixels
-    if pixel_format.startswith("BGR"):
-        return np.ascontiguousarray(pixels[..., ::-1])
-    code = _BAYER[pixel_format[5:7]] if pixel_format.startswith("Bayer") else cv2.COLOR_GRAY2RGB
-    return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+def skipped(last: int | None, number: int) -> int:
+    """Count the frames between two by their ids, which wrap at 16 bit and leave out 0."""
+    if last is None or number == last:
+        return 0
+    gap = number - last - 1 if number > last else number + 65_535 - last - 1
+    return gap if 0 <= gap < 10_000 else 0
 
 
 def _reason(error: Exception) -> str:

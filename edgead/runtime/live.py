@@ -12,79 +12,19 @@ import threading
 import time
 from collections import deque
 from statistics import median
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from edgead.config import CameraConfig
 from edgead.errors import CameraError
 from edgead.images import Image
-from edgead.runtime.frames import ONLY, Frame, Health
+from edgead.runtime.firing import Firing
+from edgead.runtime.frames import ONLY, Frame
+from edgead.runtime.live_source import LiveHealth, LiveOptions, Shot, Source
 from edgead.runtime.parts import Slot
+from edgead.runtime.pulses import ByClock, ByCounter
 
 _SLICE_S = 0.2  # a read is asked to stop, and the watchdog looks, at least this often; a frame wakes it at once
-
-
-class LiveOptions(BaseModel):
-    """Options that every live camera has.
-
-    Attributes:
-        watchdog_ms: longest wait for a complete frame before the camera is opened anew; 0 waits for ever, for cameras
-            that are triggered by the line.
-        open_ms: longest wait for the camera to open.
-        retry_ms, retry_max_ms: first and longest pause before the camera is opened anew; it doubles from one failure
-            to the next, and is shortened by up to a half at random.
-        width, height: of the frames that the camera promises, pixels; without them the first frame promises.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    watchdog_ms: float = Field(default=2000, ge=0)
-    open_ms: float = Field(default=5000, gt=0)
-    retry_ms: float = Field(default=250, gt=0)
-    retry_max_ms: float = Field(default=5000, gt=0)
-    width: int | None = Field(default=None, ge=1)
-    height: int | None = Field(default=None, ge=1)
-
-
-class Shot(NamedTuple):
-    """What a source has read.
-
-    Attributes:
-        image: uint8 ``(H, W, 3)`` RGB; None when the frame came incomplete.
-        captured_s: monotonic clock.
-        skipped: frames that the camera took since the last one and that never came, by the source's own count.
-    """
-
-    image: Image | None
-    captured_s: float
-    skipped: int = 0
-
-
-class Source(Protocol):
-    """One kind of live camera; opened again after each close."""
-
-    @property
-    def transport(self) -> dict[str, int]:
-        """What the transport has counted since the camera was last opened."""
-
-    def open(self, timeout_s: float) -> None:
-        """Connect.
-
-        Raises:
-            CameraError: the camera is not there, is busy, or refuses an option; says why without the camera's name.
-        """
-
-    def read(self, timeout_s: float, light: int) -> Shot | None:
-        """Wait for the next frame, taken under illumination number ``light``; None when none came in time.
-
-        Raises:
-            CameraError: the camera is gone.
-        """
-
-    def close(self) -> None:
-        """Disconnect, whatever state the camera is in; twice is allowed."""
 
 
 class Live:
@@ -95,8 +35,10 @@ class Live:
     known, and the first frame begins a part.
 
     Args:
-        rate: parts a second that the station itself triggers; None takes frames as they come.
+        rate: parts a second that the camera asks for by itself; None takes frames as they come.
         paced: frames are taken when they are asked for, so that none are lost while the camera is away.
+        pulses: what numbers the frames of a camera that the line triggers.
+        triggers: what its health says of triggers that it misses.
     """
 
     def __init__(
@@ -107,16 +49,21 @@ class Live:
         *,
         rate: float | None = None,
         paced: bool = False,
+        pulses: ByClock | ByCounter | None = None,
+        triggers: str = "",
     ) -> None:
         lights = config.illuminations or (ONLY,)
         self.name = config.name
         self.slots = tuple(Slot(config.view or ONLY, light) for light in lights)
         self.triggers: int | None = None
-        self.health = Health()
+        self.health = LiveHealth(triggers=triggers)
         self._source = source
         self._options = options
         self._rate = rate
         self._paced = paced
+        self._pulses = pulses
+        self._firing: Firing | None = None
+        self._asked = 0  # frames that the station's clock has asked for end before this number
         self._stopped = threading.Event()
         self._draw = random.Random(f"{config.name} {config.uri}")  # the same pauses in every run
         self._is_open = False
@@ -137,10 +84,24 @@ class Live:
         except CameraError as error:
             self._source.close()
             raise CameraError(f"camera '{self.name}': {error}") from error
-        self._is_open = True
+        self._connected()
+
+    def arm(self) -> bool:
+        """Take frames for the triggers of ``fire`` alone; False where the camera has its own pace. Before any read."""
+        if self._paced and self._rate is None:
+            self._firing = Firing()
+        return self._firing is not None
+
+    def fire(self, trigger: int) -> None:
+        """Take the frames of a part now; from any thread, returns at once. A trigger that waited too long is missed."""
+        if self._firing is not None:
+            self._firing.fire(trigger)
 
     def read(self, timeout_s: float) -> Frame | None:
-        """Wait for the next complete frame, through as many reconnections as it takes; None when stopped."""
+        """Wait for the next complete frame, through as many reconnections as it takes; None when stopped.
+
+        The time-out begins when the frame is asked for, where the station's clock does that.
+        """
         give_up_s = time.monotonic() + timeout_s
         self._alive_s = time.monotonic()  # before that, nobody looked whether there was a frame
         self._begin_s = self._begin_s or self._alive_s
@@ -157,6 +118,10 @@ class Live:
                 continue
             if self._rate is not None and not self._wait_for_trigger(self._rate, left_s):
                 continue
+            if self._firing is not None and self._next >= self._asked:
+                self._take(self._firing)
+                give_up_s = time.monotonic() + timeout_s
+                continue
             frame = self._attempt(left_s)
             if frame is not None:
                 return frame
@@ -165,6 +130,8 @@ class Live:
     def stop(self) -> None:
         """Wake a read that waits: at once where it pauses, else after a fifth of a second or the source's time-out."""
         self._stopped.set()
+        if self._firing is not None:
+            self._firing.stop()
 
     def close(self) -> None:
         """Disconnect, for good."""
@@ -178,30 +145,42 @@ class Live:
         except CameraError as error:
             self._lose(str(error))
             return None
-        if shot is not None and shot.image is not None:
-            return self._accept(shot.image, shot)
         if shot is not None:
-            self.health.incomplete += 1
-            self._number(shot)
-            self._next += 1
-        watchdog_s = self._options.watchdog_ms / 1e3
-        if watchdog_s and time.monotonic() - self._alive_s > watchdog_s:
+            if shot.image is not None:
+                self._check(shot.image)
+            is_numbered = self._number(shot)
+            if is_numbered and shot.image is not None:
+                return self._accept(shot.image, shot)
+            self._leave_out(shot, is_numbered)
+        watchdog_s = self._options.watchdog_ms / 1e3 or math.inf
+        if time.monotonic() - self._alive_s > watchdog_s:
             self._lose(f"no complete frame for {watchdog_s:g} s")
         return None
 
     def _accept(self, image: Image, shot: Shot) -> Frame:
-        self._check(image)
-        self._number(shot)
         trigger, light = divmod(self._next, len(self.slots))
         self._next += 1
-        self._alive_s = time.monotonic()
         self.health.frames += 1
+        self._came()
+        shown = (self.name, self.slots[light], trigger, f"{self.name}-{trigger}")
+        return Frame(image, *shown, shot.captured_s, shot.exposure_s, shot.decode_s)
+
+    def _leave_out(self, shot: Shot, is_numbered: bool) -> None:
+        if shot.image is None:
+            self.health.incomplete += 1
+        else:  # whole, but nobody knows which part it shows
+            self.health.unnumbered += 1
+            self._came()
+        self._next += is_numbered
+
+    def _came(self) -> None:
+        """Note that a whole frame came."""
+        self._alive_s = time.monotonic()
         if self._was_lost:
             self._was_lost = False
             self._failures = 0
             self.health.reconnects += 1
         self._count_transport()
-        return Frame(image, self.name, self.slots[light], trigger, f"{self.name}-{trigger}", shot.captured_s)
 
     def _check(self, image: Image) -> None:
         """Hold a frame against what the camera promised: another one would be judged as if it were the same."""
@@ -216,15 +195,26 @@ class Live:
                 "in its address"
             )
 
-    def _number(self, shot: Shot) -> None:
-        """Move ``_next`` to the number of this frame, past those that never came."""
+    def _number(self, shot: Shot) -> bool:
+        """Move ``_next`` to the number of this frame, past those that never came; False when it has none."""
         if self._paced:
-            return  # a frame answers its trigger, whatever became of others
+            return True  # a frame answers its trigger, whatever became of others
+        if isinstance(self._pulses, ByClock):
+            return self._skip_to(self._pulses.number(shot.captured_s))
         skipped = self._skipped_while_away(shot) if self._was_lost else shot.skipped
         if self._last_s is not None and not self._was_lost:
             self._pauses.append((shot.captured_s - self._last_s) / (1 + skipped))
         self._last_s = shot.captured_s
+        if self._pulses is not None:
+            return self._skip_to(self._pulses.number(shot.pulses, self._next, skipped))
         self._skip(skipped)
+        return True
+
+    def _skip_to(self, number: int | None) -> bool:
+        if number is None or number < self._next:
+            return False
+        self._skip(number - self._next)
+        return True
 
     def _skipped_while_away(self, shot: Shot) -> int:
         """Estimate the frames of the time in which the camera was away, up to the end of the part."""
@@ -239,6 +229,9 @@ class Live:
 
     def _skip_to_next_part(self) -> None:
         """Leave out the rest of the part in which the camera was lost, and parts that came due without it."""
+        if self._firing is not None:
+            self._skip(self._asked - self._next)
+            return
         part = -(-self._next // len(self.slots))
         if self._rate is not None:
             part = max(part, math.ceil((time.monotonic() - (self._begin_s or 0.0)) * self._rate))
@@ -253,6 +246,18 @@ class Live:
             return False
         self._alive_s = time.monotonic()
         return wait_s <= left_s
+
+    def _take(self, firing: Firing) -> None:
+        """Wait until the station's clock asks for the frames of a part."""
+        fired = firing.take()
+        if fired is None:
+            return
+        lights = len(self.slots)
+        self.health.missed += fired.overrun * lights
+        self._next, self._asked = fired.trigger * lights, (fired.trigger + 1) * lights
+        self._alive_s = time.monotonic()
+        if self._alive_s - fired.fired_s > self._options.late_ms / 1e3:
+            self._skip(lights)
 
     def _lose(self, reason: str) -> None:
         self.health.last_error = reason
@@ -271,10 +276,15 @@ class Live:
         except CameraError as error:
             self._lose(str(error))
             return
-        self._is_open = True
+        self._connected()
         self._alive_s = time.monotonic()
         if self._paced:
             self._skip_to_next_part()
+
+    def _connected(self) -> None:
+        self._is_open = True
+        if isinstance(self._pulses, ByCounter):
+            self._pulses.start(self._source.counted, self._next)
 
     def _disconnect(self) -> None:
         self._count_transport()

@@ -99,12 +99,15 @@ class DirCamera:
             return None
         shot = self._shots[self._next]
         self._next += 1
+        begin_s = time.monotonic()
         try:
             image = read_image(shot.path)
         except DataError as error:
             raise CameraError(f"camera '{self.name}' has vanished: {error}") from error
         self.health.frames += 1
-        return Frame(image, self.name, shot.slot, self._numbers[shot.part], shot.part, time.monotonic())
+        now_s = time.monotonic()
+        trigger = self._numbers[shot.part]
+        return Frame(image, self.name, shot.slot, trigger, shot.part, now_s, decode_s=now_s - begin_s)
 
     def stop(self) -> None:
         """Do nothing: a read waits for nobody."""
@@ -165,6 +168,7 @@ class VideoCamera:
         """Decode the next frame; an end well before the announced one means that the camera has vanished."""
         if self._video is None:
             return None
+        begin_s = time.monotonic()
         ok, pixels = self._video.read()
         if not ok:
             self.close()
@@ -178,7 +182,8 @@ class VideoCamera:
         self._next += 1
         self.health.frames += 1
         image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-        return Frame(image, self.name, self.slots[light], trigger, f"{self._path.stem}-{trigger}", time.monotonic())
+        part, now_s = f"{self._path.stem}-{trigger}", time.monotonic()
+        return Frame(image, self.name, self.slots[light], trigger, part, now_s, decode_s=now_s - begin_s)
 
     def stop(self) -> None:
         """Do nothing: a read waits for nobody."""

@@ -12,9 +12,8 @@ from pydantic import Field
 
 from edgead.config import CameraConfig
 from edgead.errors import CameraError, require
-from edgead.runtime.live import LiveOptions, Shot
-
-_DRIFT = 1e-3  # more than any two clocks have
+from edgead.runtime.lag import Lag
+from edgead.runtime.live_source import LiveOptions, Shot
 
 
 class RtspOptions(LiveOptions):
@@ -53,9 +52,9 @@ class RtspSource:
         self._lag_s = options.lag_ms / 1e3
         self._container: Any = None
         self._frames: Any = None
-        self._offset_s: float | None = None  # of our clock from the camera's, for the frames with the least delay
-        self._looked_s = 0.0
+        self._lag = Lag()
         self.transport: dict[str, int] = {}
+        self.counted: int | None = None
 
     def open(self, timeout_s: float) -> None:
         """Connect and find the video."""
@@ -68,7 +67,7 @@ class RtspSource:
         stream = self._container.streams.video[0]
         stream.thread_type = "SLICE"  # threads by frame would hold frames back
         self._frames = self._container.decode(stream)
-        self._offset_s = None
+        self._lag = Lag()
 
     def read(self, timeout_s: float, light: int) -> Shot | None:  # noqa: ARG002 - the camera knows no lights
         """Decode the next frame that is fresh; the end of the stream means that the camera is gone.
@@ -82,9 +81,10 @@ class RtspSource:
             while True:
                 frame = next(self._frames)
                 now_s = time.monotonic()
-                lag_s = self._lag(frame.time, now_s)
+                lag_s = self._lag.of(frame.time, now_s)
                 if lag_s <= self._lag_s or now_s > give_up_s:
-                    return Shot(frame.to_ndarray(format="rgb24"), now_s - lag_s, skipped)
+                    image = frame.to_ndarray(format="rgb24")
+                    return Shot(image, now_s - lag_s, skipped, decode_s=time.monotonic() - now_s)
                 skipped += 1
         except StopIteration:
             raise CameraError(f"{self._shown} has ended its stream") from None
@@ -99,18 +99,6 @@ class RtspSource:
         container, self._container, self._frames = self._container, None, None
         if container is not None:
             container.close()
-
-    def _lag(self, sent_s: float | None, now_s: float) -> float:
-        """Tell how much longer than the fastest a frame was on its way; the clocks may drift apart, by 0.1 %."""
-        if sent_s is None:
-            return 0.0
-        offset_s = now_s - sent_s
-        if self._offset_s is None:
-            self._offset_s = offset_s
-        else:
-            self._offset_s = min(offset_s, self._offset_s + _DRIFT * (now_s - self._looked_s))
-        self._looked_s = now_s
-        return offset_s - self._offset_s
 
     @property
     def _shown(self) -> str:

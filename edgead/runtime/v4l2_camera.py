@@ -14,7 +14,7 @@ from pydantic import Field
 from edgead.config import CameraConfig
 from edgead.errors import CameraError
 from edgead.runtime.frames import address_of
-from edgead.runtime.live import LiveOptions, Shot
+from edgead.runtime.live_source import LiveOptions, Shot
 
 _WAITED_S = 0.5  # a read that fails sooner did not wait for a frame: the device is gone
 
@@ -39,6 +39,7 @@ class V4l2Source:
         self._options = options
         self._video: Any = None
         self.transport: dict[str, int] = {}
+        self.counted: int | None = None
 
     def open(self, timeout_s: float) -> None:  # noqa: ARG002 - a device opens or does not
         """Open the device and ask for size, rate and format."""
@@ -73,7 +74,9 @@ class V4l2Source:
             if not self._path.exists() or time.monotonic() - begin_s < _WAITED_S:
                 raise CameraError(f"{self._path} is gone, or gives nothing that can be decoded")
             return None
-        return Shot(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), time.monotonic())
+        captured_s = time.monotonic()
+        image = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return Shot(image, captured_s, decode_s=time.monotonic() - captured_s)
 
     def close(self) -> None:
         """Close the device."""
