@@ -18,6 +18,7 @@ import edgead
 from edgead import bundle_file
 from edgead.bundle_file import Artefact, BundleInfo, Content, Kind, Source
 from edgead.errors import ArtefactError, nearest
+from edgead.good_parts import GoodParts
 from edgead.thresholds import Threshold
 
 __all__ = ["NETWORKS", "Artefact", "Bundle", "BundleInfo", "Kind", "Source"]
@@ -146,9 +147,10 @@ class Bundle:
         self._refuse_stale(name)
         return path
 
-    def set_threshold(self, name: str, threshold: Threshold) -> None:
-        """Record the threshold of an artefact."""
-        self._change(name, threshold=threshold.to_dict())
+    def set_threshold(self, name: str, threshold: Threshold, good_parts: GoodParts | None = None) -> None:
+        """Record the threshold of an artefact, with the scores of Good parts for conformal fusion or without."""
+        scored = None if good_parts is None else good_parts.to_dict()
+        self._change(name, threshold=threshold.to_dict(), good_parts=scored)
 
     def threshold(self, name: str) -> Threshold:
         """Return the threshold of an artefact.
@@ -160,6 +162,20 @@ class Bundle:
         if stored is None:
             raise ArtefactError(f"{self.path}: '{name}' has no threshold; find one: edgead threshold {self.path}")
         return Threshold.from_dict(stored)
+
+    def good_parts(self, name: str) -> GoodParts:
+        """Return the scores of Good parts that conformal fusion is calibrated with.
+
+        Raises:
+            ArtefactError: it has none.
+        """
+        stored = self._record(name).good_parts
+        if stored is None:
+            raise ArtefactError(
+                f"{self.path}: '{name}' has no scores of Good parts for conformal fusion; score them: "
+                f"edgead threshold {self.path} --artefact {name} --fusion conformal"
+            )
+        return GoodParts.from_dict(stored)
 
     def set_parity(self, name: str, backend: str, certificate: Mapping[str, Any]) -> None:
         """Record the parity certificate of an artefact on a backend, such as ``onnxruntime``."""

@@ -16,7 +16,7 @@ import edgead
 from edgead.config import DatasetConfig
 from edgead.errors import ArtefactError
 
-FORMAT = 2
+FORMAT = 3  # 3 knows good_parts, 2 certificates by backend
 Kind = Literal["checkpoint", "onnx", "engine"]
 
 
@@ -65,6 +65,7 @@ class Artefact(_Strict):
         device: GPU that an engine was built for; None where any machine will do.
         calibration: INT8 calibration card.
         threshold: ``Threshold.to_dict()``, found with these very bytes.
+        good_parts: ``GoodParts.to_dict()``, scored with these very bytes; what conformal fusion is calibrated with.
         parity: certificates by backend, measured with these very bytes.
         passport: what an engine is for.
     """
@@ -79,6 +80,7 @@ class Artefact(_Strict):
     device: str | None = None
     calibration: dict[str, JsonValue] | None = None
     threshold: dict[str, JsonValue] | None = None
+    good_parts: dict[str, JsonValue] | None = None
     parity: dict[str, dict[str, JsonValue]] = {}
     passport: dict[str, JsonValue] | None = None
 
@@ -124,6 +126,7 @@ def read(path: Path) -> Content:
         raise ArtefactError(f"{path}: edited since edgead wrote it (its digest differs); {again}")
     if fields["format"] == 1:
         _carry_over(fields)
+    fields["format"] = FORMAT
     try:
         return Content.model_validate(fields)
     except ValidationError as error:
@@ -133,8 +136,7 @@ def read(path: Path) -> Content:
 
 
 def _carry_over(fields: dict[str, Any]) -> None:
-    """Bring format 1, which knew one certificate an artefact, to the present one."""
-    fields["format"] = FORMAT
+    """Give the one certificate that an artefact had in format 1 to the backend that it was for."""
     for record in fields.get("artefacts", {}).values():
         certificate = record.pop("parity", None)
         record["parity"] = {} if certificate is None else {"onnxruntime": certificate}

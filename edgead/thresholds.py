@@ -40,7 +40,7 @@ class Threshold:
     Attributes:
         unsure: scores above it, up to ``ng``, are UNSURE; never above ``ng``.
         ng: scores above it are NG.
-        unit: what a score belongs to: an image, or a part (the maximum over its images).
+        unit: what a score belongs to: an image, or a part (the maximum over its images, or what else fuses them).
         false_reject_ppm: budget: Good units rejected per million.
         confidence: chance, over draws of the Good scores, that the promise holds.
         n_good: number of Good scores used.
@@ -162,9 +162,14 @@ def threshold_from_good(
         confidence=float(confidence),
         n_good=n,
         guaranteed_ppm=_guaranteed(coefficients, above, doubt) * _MILLION,
-        needed_good=math.ceil(math.log(doubt) / math.log1p(-budget)),
+        needed_good=needed_good(false_reject_ppm, confidence),
         source=source,
     )
+
+
+def needed_good(false_reject_ppm: float, confidence: float) -> int:
+    """Return the number of Good scores from which on a budget can be promised."""
+    return math.ceil(math.log(1 - confidence) / math.log1p(-false_reject_ppm / _MILLION))
 
 
 def _checked_scores(scores: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -205,7 +205,7 @@ def test_a_path_outside_the_bundle_is_refused(bundle: Bundle, file: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda fields: fields.update(format=3), "format 3 is newer.*upgrade"),
+        (lambda fields: fields.update(format=4), "format 4 is newer.*upgrade"),
         (lambda fields: fields.update(format="one"), "no 'format' number"),
         (lambda fields: fields["info"].pop("category"), "info.category: Field required"),
         (lambda fields: fields["artefacts"]["fp32"].update(extra=1), "artefacts.fp32.extra: Extra inputs"),

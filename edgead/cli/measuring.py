@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgead.cli.answer import Answer, percent, table
 from edgead.cli.dataset import add_dataset_flags, of_bundle
 from edgead.cli.evaluation_file import write_evaluation
+from edgead.cli.fusing import compare, fuse
 from edgead.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,9 +29,16 @@ def add_verbs(verbs: Verbs) -> None:
         threshold,
         summary="set OK, UNSURE and NG from Good images alone, within a budget of false rejects",
         example="edgead threshold runs/my_part --false-reject-ppm 2000 --confidence 0.95",
-        more="Scores the Good images held out of training; a part is judged by the largest score of its images.",
+        more="Scores the Good images held out of training; a part is judged by the largest score of its images. With "
+        "--fusion conformal it also keeps what stations with 'fusion: conformal' need.",
     )
     add_artefact(parser)
+    parser.add_argument(
+        "--fusion",
+        choices=("max", "conformal"),
+        default="max",
+        help="conformal also weighs each view and light by its own Good scores (%(default)s)",
+    )
     parser.add_argument(
         "--false-reject-ppm",
         type=float,
@@ -81,6 +89,7 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         raise DataError(f"{config.root}: no Good images are held out of training; train again with more Good parts")
     parts = [sample.part for sample in dataset.validation]
     scores = np.array(_scores(bundle, wanted, dataset.validation))
+    source = f"validation of {dataset.name} {dataset.category} on {backend}"
     by_part = len(set(parts)) < len(parts)
     found = threshold_from_good(
         part_maxima(parts, scores) if by_part else scores,
@@ -88,9 +97,10 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         false_reject_ppm=wanted.false_reject_ppm,
         confidence=wanted.confidence,
         unsure_ratio=wanted.unsure_ratio,
-        source=f"validation of {dataset.name} {dataset.category} on {backend}",
+        source=source,
     )
-    bundle.set_threshold(wanted.artefact, found)
+    fused = fuse(wanted, dataset, scores.tolist(), source) if wanted.fusion == "conformal" else None
+    bundle.set_threshold(wanted.artefact, found, fused.good if fused else None)
     missing = max(0, found.needed_good - found.n_good)
     document = {
         "bundle": str(bundle.path),
@@ -100,6 +110,7 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         "holds_budget": found.holds_budget,
         "missing_good": missing,
         "explanation": found.explain(),
+        "fusion": fused.to_dict() if fused else None,
     }
     rows = [
         ("UNSURE above", f"{found.unsure:.6g}"),
@@ -109,7 +120,8 @@ def threshold(wanted: argparse.Namespace) -> Answer:
         ("budget", f"{found.false_reject_ppm:g} of a million: {'kept' if found.holds_budget else 'not yet kept'}"),
         (f"more Good {found.unit}s needed", missing),
     ]
-    return Answer(document, [table(f"Threshold of {wanted.artefact} on {backend}", ("", ">"), rows), found.explain()])
+    title = f"Threshold of {wanted.artefact} on {backend}"
+    return Answer(document, [table(title, ("", ">"), rows), found.explain(), *(fused.told() if fused else ())])
 
 
 def evaluate(wanted: argparse.Namespace) -> Answer:
@@ -147,6 +159,11 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         "verdicts": verdicts,
         "seconds": round(time.monotonic() - begin, 3),
     }
+    fusions = None
+    if record.good_parts:
+        good, limits = bundle.good_parts(wanted.artefact), bundle.threshold(wanted.artefact)
+        fusions = compare(good, limits, dataset.test, found.scores)
+    document["fusion"] = None if fusions is None else fusions.to_dict()
     document["file"] = str(write_evaluation(bundle, wanted.artefact, document, dataset.test, found))
     accuracy, counts = found.accuracy, found.accuracy.counts
     title = (
@@ -163,6 +180,8 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         columns = (f"{verdicts['unit']}s", ">OK", ">UNSURE", ">NG")
         told = [(kind, *verdicts[kind].values()) for kind in ("good", "defective")]
         body.append(table("Verdicts with the bundle's threshold", columns, told))
+    if fusions is not None:
+        body.append(fusions.told())
     return Answer(document, body)
 
 
