@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,22 @@ report = run_station(load_station(sys.argv[1]), runner=FakeRunner((16, 16)),
     threshold=Threshold(0.5, 0.75, "part", 2000, 0.95, 3000, 1000, 1500, "by hand"))
 print(report.triggers)
 """
+
+
+EXAMPLE = """{"schema": "edgead.verdict/1", "event_id": "0123456789ab-0", "time": "2026-01-30T10:00:00.500+00:00",
+"trigger": 0, "part": "P", "verdict": "NG", "score": 0.9, "worst": "v/i", "frames": 1, "missing": [], "latency_ms": 5.0,
+"station": "press", "artefact": "int8", "unsure": 0.5, "ng": 0.75}"""  # as docs/verdict.schema.json has it
+
+
+def file_system_of_1_mib(tmp_path: Path) -> Iterator[Path]:
+    """Mount one for a test."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def free_port() -> int:

@@ -13,7 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from outputs_bench import THRESHOLD, free_port, run, start_station, station, verdicts, wait_until
+from outputs_bench import (
+    THRESHOLD,
+    file_system_of_1_mib,
+    free_port,
+    run,
+    start_station,
+    station,
+    verdicts,
+    wait_until,
+)
 
 from edgead.config import PicturesConfig, load_station
 from edgead.errors import ConfigError, DataError, MissingError
@@ -155,14 +164,7 @@ def test_a_disk_that_fills_up_loses_no_verdict_silently(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a small disk can be mounted by root only")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    yield from file_system_of_1_mib(tmp_path)
 
 
 def test_a_full_file_system_loses_no_verdict_silently(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -303,7 +305,7 @@ def test_path_tricks_in_names_stay_names(tmp_path: Path) -> None:
     slot, grey = Slot("../v", "../../i"), np.full((16, 16, 3), 250, np.uint8)
     evidence = (Evidence(slot, 0.9, grey, np.zeros((16, 16), np.float32)),)
     judged = [
-        PartVerdict(number, part, Outcome.NG, 0.9, slot, 1, (), 0.0, 0.1, evidence)
+        PartVerdict(number, part, Outcome.NG, 0.9, slot, 1, (), 0.0, 0.1, evidence=evidence)
         for number, part in enumerate(tricks)
     ]
     config = station(inside, dead_hook(), name="..", outbox={"drain_s": 0})
@@ -338,7 +340,10 @@ STATION = "bundle: b\noutput: o\ncameras: [{name: a, uri: 'sim://ceramic_tile'}]
         ("outputs: [{opcua: {keep: 0}}]", ["outputs.0.opcua.keep: 0 is wrong"]),
         ("outputs: [{opcua: {username: a}}]", ["outputs.0.opcua", "username and password_file belong together"]),
         ("outputs: [{opcua: {cert_file: a}}]", ["outputs.0.opcua", "cert_file and key_file belong together"]),
-        ("outputs: [{opcua: {host: h, username: a, password_file: p}}]", ["outputs.0.opcua", "would cross the network"]),
+        (
+            "outputs: [{opcua: {host: h, username: a, password_file: p}}]",
+            ["outputs.0.opcua", "would cross the network"],
+        ),
         ("outputs: [{mqtt: {host: h}}, {mqtt: {host: i}}]", ["two outputs are called 'mqtt'"]),
         ("outputs: mqtt", ["outputs: 'mqtt' is wrong"]),
         ("outputs: [{mqtt: {host: h", ["mend the YAML"]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from datetime import date, datetime, timezone
@@ -13,7 +15,7 @@ from pathlib import Path
 from edgead.config import PicturesConfig, StationConfig
 from edgead.errors import ConfigError, DataError
 from edgead.images import overlay, write_png
-from edgead.runtime.events import Event, slot_name
+from edgead.runtime.events import Event
 from edgead.runtime.parts import Evidence, Outcome, PartVerdict
 from edgead.thresholds import Threshold
 
@@ -23,6 +25,8 @@ _MIB = 1 << 20
 _ROLLED = re.compile(r"verdicts-\d{6,}\.ndjson")
 _DATE = re.compile(rb'"time": "(\d{4}-\d\d-\d\d)T')
 _PICTURE = re.compile(r"[0-9a-f]+-\d+_.*_(image|overlay)\.png")
+_HALF = re.compile(rf"\.{_PICTURE.pattern}\.tmp")  # of a run that was killed
+_NAME_BYTES = 50  # three of them, and what tells them apart, stay below the 255 of file systems
 
 
 class VerdictLog:
@@ -31,18 +35,29 @@ class VerdictLog:
     Args:
         config: its output folder gets the file ``verdicts.ndjson``; earlier lines are kept.
 
+    Attributes:
+        removed: rolled files that went to keep within ``sinks.roll.keep_mib``.
+
     Raises:
         ConfigError: the folder cannot be written.
     """
 
     def __init__(self, config: StationConfig) -> None:
         self.path = config.output / LOG_NAME
+        self.removed = 0
         self._roll = config.sinks.roll
         try:
             config.output.mkdir(parents=True, exist_ok=True)
             self._open()
+            self._make_room()
         except OSError as error:
             raise ConfigError(f"{_cannot(self.path, error)}; choose a writable output folder") from error
+
+    @property
+    def problems(self) -> list[str]:
+        """Return what the report has to say, one line each."""
+        gone = f"{self.removed} of the oldest verdict files are gone (sinks.roll.keep_mib {self._roll.keep_mib})"
+        return [gone] if self.removed else []
 
     def write(self, events: Sequence[Event]) -> None:
         """Append verdicts.
@@ -60,7 +75,8 @@ class VerdictLog:
         except OSError as error:
             whole = lines.rfind(b"\n", 0, written) + 1
             if written > whole:
-                os.ftruncate(self._file, self._end + whole)
+                with contextlib.suppress(OSError):  # such as a disk that is suddenly read-only
+                    os.ftruncate(self._file, self._end + whole)
             self._end += whole
             sys.stderr.write(lines[whole:].decode())
             raise DataError(
@@ -81,7 +97,9 @@ class VerdictLog:
         """Tell whether what comes belongs into a new file."""
         mib, days = self._roll.mib, self._roll.days
         is_large = mib is not None and self._end + more > mib * _MIB
-        is_old = days is not None and (_today() - self._begun).days >= days
+        today = _today()
+        self._begun = min(self._begun, today)  # else a clock that was ahead would keep this file for years
+        is_old = days is not None and (today - self._begun).days >= days
         return self._end > 0 and (is_large or is_old)
 
     def _begin_anew(self) -> None:
@@ -89,6 +107,18 @@ class VerdictLog:
         self.path.rename(self.path.with_name(f"verdicts-{max(numbers, default=0) + 1:06d}.ndjson"))
         self.close()
         self._open()
+        self._make_room()
+
+    def _make_room(self) -> None:
+        if self._roll.keep_mib is None:
+            return
+        sizes = {path: path.stat().st_size for path in rolled(self.path.parent)}
+        for path in list(sizes):
+            if sum(sizes.values()) <= self._roll.keep_mib * _MIB:
+                break
+            path.unlink(missing_ok=True)
+            del sizes[path]
+            self.removed += 1
 
     def close(self) -> None:
         """Close the file; twice is allowed."""
@@ -99,7 +129,8 @@ class VerdictLog:
 
 def rolled(folder: Path) -> list[Path]:
     """Return the files of earlier verdicts in an output folder, the oldest first."""
-    return sorted(path for path in folder.glob("verdicts-*.ndjson") if _ROLLED.fullmatch(path.name))
+    found = [path for path in folder.glob("verdicts-*.ndjson") if _ROLLED.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def _today() -> date:
@@ -117,12 +148,19 @@ class Pictures:
         self._threshold = threshold
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for path in self.folder.iterdir():
+                if _HALF.fullmatch(path.name):
+                    path.unlink()
             old = [path for path in self.folder.iterdir() if _PICTURE.fullmatch(path.name)]
             old_first = sorted((path.stat().st_mtime, path, path.stat().st_size) for path in old)
         except OSError as error:
             raise ConfigError(f"{_cannot(self.folder, error)}; choose a writable output folder") from error
         self._kept = deque((path, size) for _, path, size in old_first)
         self._bytes = sum(size for _, size in self._kept)
+        try:
+            self._trim()
+        except OSError as error:
+            raise ConfigError(f"{_cannot(self.folder, error)}; choose a writable output folder") from error
 
     def write(self, verdicts: Sequence[PartVerdict]) -> None:
         """Write the pictures of the NG parts among these.
@@ -136,13 +174,19 @@ class Pictures:
                     self._draw(verdict, evidence)
 
     def _draw(self, verdict: PartVerdict, evidence: Evidence) -> None:
-        name = f"{self._run}-{verdict.trigger}_{_safe(verdict.part or '')}_{_safe(slot_name(evidence.slot))}"
+        part, view, light = map(_safe, (verdict.part or "", *evidence.slot))
+        name = f"{self._run}-{verdict.trigger}_{part}_{view}+{light}"
         # The map from half the threshold up: what is wrong shines, and what is nearly wrong can be seen.
         low, high = self._threshold.ng / 2, max(self._threshold.ng, evidence.score)
         drawn = overlay(evidence.image, evidence.anomaly_map, low=low, high=high)
         for kind, picture in (("image", evidence.image), ("overlay", drawn)):
             path = self.folder / f"{name}_{kind}.png"
-            write_png(path, picture)
+            try:
+                write_png(path, picture)
+            except DataError:
+                with contextlib.suppress(OSError):
+                    path.with_name(f".{path.name}.tmp").unlink(missing_ok=True)
+                raise
             self.written += 1
             self._keep(path)
 
@@ -151,17 +195,22 @@ class Pictures:
             size = path.stat().st_size
             self._kept.append((path, size))
             self._bytes += size
-            while self._kept and (len(self._kept) > self._config.limit or self._bytes > self._config.limit_mib * _MIB):
-                oldest, size = self._kept.popleft()
-                self._bytes -= size
-                oldest.unlink(missing_ok=True)
-                self.removed += 1
+            self._trim()
         except OSError as error:
             raise DataError(_cannot(self.folder, error)) from error
 
+    def _trim(self) -> None:
+        while self._kept and (len(self._kept) > self._config.limit or self._bytes > self._config.limit_mib * _MIB):
+            oldest, size = self._kept.popleft()
+            self._bytes -= size
+            oldest.unlink(missing_ok=True)
+            self.removed += 1
+
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]", "-", name)[:80]
+    """Return a name as a piece of a file's name; two names that differ stay different."""
+    plain = re.sub(r"[^\w.-]", "-", name).encode()[:_NAME_BYTES].decode(errors="ignore")
+    return plain if plain == name else f"{plain}~{zlib.crc32(name.encode(errors='surrogatepass')):08x}"
 
 
 def _cannot(path: Path, error: OSError) -> str:
