@@ -23,7 +23,7 @@ from edgead.runtime.sim_line import Standing
 _LOOK_S = 0.02  # the fake camera tells nobody when a station comes or goes
 _JOIN_S = 1.0  # after the last camera has come, the line waits for others; after the last has gone, it begins anew
 _PATIENCE_S = 10.0  # but a line that triggers its cameras runs on for so long: they may be back
-_READY_S = 0.2  # until a camera that a station has just started looks out for its trigger
+_BEGIN_S = 0.05  # from the decision to begin to the first trigger
 _SENDING_S = 0.3  # for the packets of the last frame
 # What cannot happen between a GigE Vision camera and its station, or would need a network that does it.
 _NOT_HERE = ("queue", "lost_share", "late_share", "duplicated_share", "swapped_share", "fuzzed_share", "vanish_after")
@@ -66,6 +66,7 @@ class GigeLine:
             for server in self.cameras:
                 if server.error is not None:
                     raise server.error
+                server.look()
             now_s = time.monotonic()
             streaming = sum(server.is_streaming for server in self.cameras)
             if streaming != joined:
@@ -94,10 +95,10 @@ class GigeLine:
     def _follow(self, now_s: float, streaming: int) -> None:
         """Begin to trigger when the cameras are there, and begin anew when they have been left."""
         self._begun = self._begun or bool(streaming)
-        waiting = sum(server.waits_for_line for server in self.cameras)
+        waiting = sum(server.is_ready for server in self.cameras)
         is_joined = waiting == len(self.cameras) or now_s - self._changed_s > _JOIN_S
         if waiting and is_joined and not self._pulsing:
-            begin_s = now_s + _READY_S
+            begin_s = now_s + _BEGIN_S
             self._pulsing = [threading.Thread(target=self._pulse, args=(one, begin_s)) for one in self.cameras]
             for thread in self._pulsing:
                 thread.start()

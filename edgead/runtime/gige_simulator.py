@@ -6,7 +6,10 @@ Exposure and gain that a station sets have no effect: pixels travel as they were
 from __future__ import annotations
 
 import ctypes
+import enum
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -25,7 +28,17 @@ from edgead.runtime.sim_faults import Coming, coming
 _LIBRARY = "libaravis-0.8.so.0"
 _RGB8, _MONO8, _MONO16 = 0x0218_0014, 0x0108_0001, 0x0110_0007  # GenICam's pixel formats, as the fake camera has them
 _BAYER = {0x0108_0008: "GRBG", 0x0108_0009: "RGGB", 0x0108_000A: "GBRG", 0x0108_000B: "BGGR"}
+_SENDING_S = 0.1  # for the packets of a frame
+_TARDY = 0.25  # of the time between two frames: by then a triggered camera has taken its own, even a fake one
 _POLLS = 500.0  # a second: how often it looks for its trigger
+
+
+class _Readiness(enum.Enum):
+    """How far a camera is that waits for the line."""
+
+    ASLEEP = enum.auto()
+    WAKING = enum.auto()
+    READY = enum.auto()
 
 
 class GigeCamera:
@@ -50,7 +63,11 @@ class GigeCamera:
         self._sequence: Iterator[Coming] = iter(())
         self._upcoming: Coming | None = None
         self._armed: Image | None = None  # what a pulse of the line has put before the camera
+        self._armed_s = 0.0
+        self._tardy_s = _TARDY / (camera.options.rate or 1.0) / len(camera.slots)
         self._arming = threading.Lock()
+        self._readiness = _Readiness.ASLEEP
+        self._woken_s = 0.0
         self.is_over = False  # it has shown all its parts
         self.rewind()
         size = camera.image(Coming(0, 0)).shape
@@ -61,8 +78,8 @@ class GigeCamera:
                 f"camera '{camera.name}': {address} is on no interface, or another camera has it; add it, such as "
                 f"ip addr add {address}/8 dev lo"
             )
-        if packet_loss:
-            self._server.set_property("gvsp-lost-ratio", packet_loss)
+        self._packet_loss = packet_loss
+        self._lose(packet_loss)
         self._fake = self._server.get_fake_camera()
         height, width = size[:2]
         for register, value in (
@@ -85,9 +102,29 @@ class GigeCamera:
         return fake is not None and bool(fake.get_control_channel_privilege() and fake.get_acquisition_status())
 
     @property
-    def waits_for_line(self) -> bool:
-        """Tell whether it is the line that triggers it."""
-        return self.is_streaming and bool(self._read("TRIGGER_MODE")) and not self._asks_for_software()
+    def is_ready(self) -> bool:
+        """Tell whether it waits for the line to trigger it."""
+        return self._readiness is _Readiness.READY
+
+    def look(self) -> None:
+        """Follow what stations do, which the fake camera tells nobody; to be called often.
+
+        It takes up to 0.1 s for its first frame of a run, and then 2 ms: where the line triggers it, the first frame is
+        one that never leaves it.
+        """
+        if not self.is_streaming:
+            with self._arming:
+                self._armed = None
+            self._readiness = _Readiness.ASLEEP
+            self._lose(self._packet_loss)
+        elif self._readiness is _Readiness.ASLEEP and self._read("TRIGGER_MODE") and not self._read("TRIGGER_SOURCE"):
+            self._readiness = _Readiness.WAKING
+            self._woken_s = math.inf
+            self._lose(1.0)
+            self._arm(np.zeros((1, 1, 3), np.uint8))
+        elif self._readiness is _Readiness.WAKING and time.monotonic() - self._woken_s > _SENDING_S:
+            self._lose(self._packet_loss)
+            self._readiness = _Readiness.READY
 
     def rewind(self) -> None:
         """Begin with the first part."""
@@ -100,15 +137,10 @@ class GigeCamera:
 
     def pulse(self, image: Image) -> None:
         """Trigger it by its input. A pulse that it has not answered when the next one comes is lost without a trace."""
-        if not self.waits_for_line:
+        if not self.is_ready:
             self.counts["unheard"] += 1
-            return
-        with self._arming:
-            if self._armed is not None:
-                self.counts["overtriggered"] += 1
-            self._armed = image
-            self._write("TRIGGER_SOURCE", 1)  # the fake camera knows no input; for the moment of a pulse it is asked
-            self._write("TRIGGER_SOFTWARE", 1)
+        elif self._arm(image):
+            self.counts["overtriggered"] += 1
 
     def close(self) -> None:
         """Leave the network; twice is allowed."""
@@ -117,16 +149,23 @@ class GigeCamera:
             _set_fill(self._fake, None)
             self._server = self._fake = None
 
-    def _asks_for_software(self) -> bool:
+    def _arm(self, image: Image) -> bool:
+        """Put an image before the camera and trigger it; True if it has not answered the last one."""
         with self._arming:
-            return self._armed is None and bool(self._read("TRIGGER_SOURCE"))
+            was_late = self._armed is not None
+            self._armed, self._armed_s = image, time.monotonic()
+            self._write("TRIGGER_SOURCE", 1)  # the fake camera knows no input; for the moment of a pulse it is asked
+            self._write("TRIGGER_SOFTWARE", 1)
+        return was_late
+
+    def _lose(self, share: float) -> None:
+        self._server.set_property("gvsp-lost-ratio", share)
 
     def _on_fill(self, buffer: int, _user: int, _exposure_us: int, _gain: int, pixel_format: int) -> None:
         """Draw the picture of a frame; called by Aravis' own thread."""
         try:
             data = encoded(self._cut(self._next_image()), pixel_format)
             ctypes.memmove(_library().arv_buffer_get_data(buffer, None), data.ctypes.data, data.nbytes)
-            self.sent += 1
         except Exception as error:  # it cannot be raised through C: the line's own thread does
             self.error = self.error or error
             self._write("ACQUISITION", 0)
@@ -136,6 +175,7 @@ class GigeCamera:
             if self._armed is not None:
                 image, self._armed = self._armed, None
                 self._write("TRIGGER_SOURCE", 0)
+                self._account_for_pulse()
                 return image
         frame = self._upcoming
         if frame is None:
@@ -144,7 +184,21 @@ class GigeCamera:
         if self._upcoming is None:  # this frame still goes out, and no other is begun
             self._write("ACQUISITION", 0)
             self.is_over = True
+        self.sent += 1
         return self.camera.image(frame)
+
+    def _account_for_pulse(self) -> None:
+        """Let what a real camera would not give not leave: the frame that wakes it up, and one that is tardy."""
+        now_s = time.monotonic()
+        if self._readiness is _Readiness.WAKING:
+            self._woken_s = now_s
+            return
+        is_tardy = now_s - self._armed_s > self._tardy_s
+        self._lose(1.0 if is_tardy else self._packet_loss)
+        if is_tardy:
+            self.counts["tardy"] += 1
+        else:
+            self.sent += 1
 
     def _cut(self, image: Image) -> Image:
         """Return the region that the station has chosen; there is nothing beside the sensor."""

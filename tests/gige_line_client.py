@@ -1,0 +1,112 @@
+"""A station's side of a simulated line over GigE Vision, within its network namespace.
+
+``gige_line_client.py line.yaml OPTIONS COUNT [FORMAT]``: start ``edgead simulate --stream line.yaml --gige``, open all its
+cameras with these options of ``gige://``, read so many frames of each, hold them against what the parts look like, and
+print one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+
+from edgead.config import CameraConfig
+from edgead.errors import CameraError
+from edgead.images import Image
+from edgead.line_config import LineConfig, load_line
+from edgead.runtime.cameras import open_cameras
+from edgead.runtime.frames import Camera, Frame
+from edgead.runtime.sim_camera import LineCamera, simulated_camera
+from edgead.runtime.sim_faults import Coming
+
+
+@contextmanager
+def served(path: str) -> Iterator[subprocess.Popen[str]]:
+    words = [sys.executable, "-m", "edgead", "simulate", "--stream", path, "--gige", "--json"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "runs" in line:
+                break
+        else:
+            raise SystemExit(f"the line did not start: {process.wait()}")
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def opened(line: LineConfig, options: str) -> list[Camera]:
+    shown = [simulated_camera(camera) for camera in line.cameras]
+    for camera in shown:
+        camera.open()
+    return open_cameras(
+        [
+            CameraConfig(
+                name=camera.name,
+                uri=f"gige://{line.address(place)}?{options}",
+                view=camera.view,
+                illuminations=tuple(slot.illumination for slot in shown[place].slots),
+            )
+            for place, camera in enumerate(line.cameras)
+        ]
+    )
+
+
+def expected(camera: LineCamera, frame: Frame, pixel_format: str) -> Image:
+    image = camera.image(Coming(frame.trigger, camera.slots.index(frame.slot)))
+    if pixel_format == "RGB8":
+        return image
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def read(camera: Camera, truth: LineCamera, count: int, pixel_format: str) -> dict[str, object]:
+    right, seen = 0, []
+    error = ""
+    try:
+        for _ in range(count):
+            frame = camera.read(5)
+            assert frame is not None
+            seen.append((frame.trigger, frame.slot.illumination))
+            right += np.array_equal(frame.image, expected(truth, frame, pixel_format))
+    except CameraError as problem:
+        error = str(problem)
+    return {"frames": len(seen), "right": right, "seen": seen, "error": error, "health": asdict(camera.health)}
+
+
+def main(path: str, options: str, count: str, pixel_format: str = "RGB8") -> None:
+    line = load_line(path)
+    truths = [simulated_camera(camera) for camera in line.cameras]
+    for truth in truths:
+        truth.open()
+    with served(path) as process:
+        cameras = opened(line, options)
+        found: dict[str, object] = {}
+
+        def keep(camera: Camera, truth: LineCamera) -> None:
+            found[camera.name] = read(camera, truth, int(count), pixel_format)
+            camera.close()
+
+        threads = [threading.Thread(target=keep, args=pair) for pair in zip(cameras, truths, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        process.send_signal(2)
+        out, err = process.communicate(timeout=20)
+        found["line"] = json.loads(out) if process.returncode == 0 else err
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
