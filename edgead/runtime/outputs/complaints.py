@@ -23,9 +23,14 @@ class Complaints(logging.Handler):
         super().__init__(logging.WARNING)
         self._where, self._note = where, note
         self._count, self._last_s = 0, -_NOTE_S
+        self._has_begun = False
         self._logger = logging.getLogger(logger)
         self._logger.propagate = False
         self._logger.addHandler(self)
+
+    def begin(self) -> None:
+        """Count from now on; what is said before is about the start, and its error says it."""
+        self._has_begun = True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count a record."""
@@ -33,6 +38,8 @@ class Complaints(logging.Handler):
 
     def count(self, what: str) -> None:
         """Count something that was refused, and note it if nothing was lately."""
+        if not self._has_begun:
+            return
         self._count += 1
         now_s = time.monotonic()
         if now_s - self._last_s >= _NOTE_S:

@@ -230,7 +230,7 @@ def open_sender(
     from edgead.runtime.outputs.modbus import Modbus
 
     assert output.modbus is not None
-    return Modbus(output.modbus, wake=wake)
+    return Modbus(output.modbus, note=note, wake=wake)
 
 
 def main() -> int:

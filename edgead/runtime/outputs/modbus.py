@@ -17,6 +17,7 @@ from typing import Any
 
 from edgead.errors import require
 from edgead.output_config import ModbusConfig
+from edgead.runtime.outputs.complaints import Complaints
 from edgead.runtime.outputs.sender import Condition, Parcel, SendError
 
 CONTROL, STATUS, RESULT = 0, 16, 17  # addresses of holding registers
@@ -53,14 +54,17 @@ def result_words(fields: dict[str, Any]) -> list[int]:
 class Modbus:
     """A Sender; the server lives in a thread of its own.
 
+    Args:
+        note: takes one line about what clients did wrong.
+
     Raises:
         SendError: the address cannot be listened on.
         MissingError: pymodbus is not installed.
     """
 
-    def __init__(self, config: ModbusConfig, *, wake: Callable[[], None]) -> None:
+    def __init__(self, config: ModbusConfig, *, note: Callable[[str], None], wake: Callable[[], None]) -> None:
         require("pymodbus", extra="modbus")
-        self._config, self._wake = config, wake
+        self._config, self._note, self._wake = config, note, wake
         self._words = [0] * (RESULT + RESULT_WORDS)
         self._words[STATUS] = TRIGGER_READY
         self._guard = threading.Lock()
@@ -122,21 +126,28 @@ class Modbus:
 
     def _serve(self, started: queue.SimpleQueue[str]) -> None:
         asyncio.set_event_loop(self._loop)
+        where = f"{self._config.host}:{self._config.port}"
+        complaints = Complaints("pymodbus", where, self._note)
+        self._loop.set_exception_handler(lambda _, context: complaints.count(context["message"]))
         try:
-            self._loop.run_until_complete(self._listen(started))
+            self._loop.run_until_complete(self._listen(started, complaints))
         except Exception as error:
-            started.put(f"{self._config.host}:{self._config.port}: cannot listen ({error})")
+            started.put(f"{where}: cannot listen ({error})")
         finally:
+            complaints.end()
             self._loop.close()
 
-    async def _listen(self, started: queue.SimpleQueue[str]) -> None:
-        from pymodbus.server import ModbusTcpServer
+    async def _listen(self, started: queue.SimpleQueue[str], complaints: Complaints) -> None:
         from pymodbus.simulator import DataType, SimData, SimDevice
+
+        from edgead.runtime.outputs.modbus_server import Listener
 
         registers = SimData(0, count=len(self._words), values=0, datatype=DataType.REGISTERS)
         device = SimDevice(0, simdata=[registers], action=self._access)
-        self._server = ModbusTcpServer(device, address=(self._config.host, self._config.port))
+        address = self._config.host, self._config.port
+        self._server = Listener(device, address=address, complaints=complaints)
         await self._server.serve_forever(background=True)
+        complaints.begin()
         started.put("")
         await self._server.serving
 

@@ -136,6 +136,7 @@ class Opcua:
             for parcel in self._before:
                 results.add(parcel.body)
             await server.start()
+            server.complaints.begin()
             started.put("")
             await self._publish(server, space, results)
         finally:

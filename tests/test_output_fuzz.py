@@ -1,0 +1,193 @@
+"""Malformed messages against every output that listens, and from a hostile broker to the one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from outputs_bench import EXAMPLE, free_port, station, wait_until
+
+from edgead.runtime.events import Event
+from edgead.runtime.outputs.feed import Feed
+
+FEW = 300
+MANY = pytest.param(10_000, marks=pytest.mark.slow)
+GROWTH_MIB = 40
+
+
+@contextmanager
+def feeding(folder: Path, outputs: list[dict[str, Any]]) -> Iterator[Feed]:
+    feed = Feed(station(folder, outputs, name="press", outbox={"drain_s": 0}))
+    feed.write([Event(f"{'a' * 12}-0", " ".join(EXAMPLE.splitlines()))])
+    try:
+        yield feed
+    finally:
+        feed.close()
+
+
+def memory_mib(feed: Feed) -> float:
+    """Return how much memory the process that delivers holds."""
+    fields = Path(f"/proc/{feed._process.pid}/statm").read_text().split()
+    return int(fields[1]) * 4096 / 2**20
+
+
+def files_of(feed: Feed) -> int:
+    return len(list(Path(f"/proc/{feed._process.pid}/fd").iterdir()))
+
+
+def mangled(valid: list[bytes], chance: random.Random) -> bytes:
+    """Return noise, or a valid message with something wrong in it."""
+    message = bytearray(chance.choice(valid))
+    match chance.randrange(7):
+        case 0:
+            return chance.randbytes(chance.randrange(1, 300))
+        case 1:
+            return bytes(message[: chance.randrange(len(message))])
+        case 2:
+            for _ in range(chance.randrange(1, 6)):
+                message[chance.randrange(len(message))] ^= 1 << chance.randrange(8)
+        case 3:
+            at = chance.randrange(len(message))
+            message[at : at + 4] = chance.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"])
+        case 4:
+            at = chance.randrange(len(message))
+            message[at:at] = chance.randbytes(chance.randrange(1, 50))
+        case 5:
+            message += chance.choice(valid) + chance.randbytes(3)
+        case 6:
+            return bytes(message) * chance.randrange(2, 5)
+    return bytes(message)
+
+
+def throw(port: int, valid: list[bytes], count: int, *, before: list[bytes], seed: int) -> None:
+    """Send malformed messages, some on one connection, until each is refused or swallowed."""
+    chance, sent = random.Random(seed), 0
+    while sent < count:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as link:
+            link.settimeout(0.002)
+            for message in before if chance.random() < 0.8 else []:
+                link.sendall(message)
+            for _ in range(chance.randrange(1, 20)):
+                sent += 1
+                link.sendall(mangled(valid, chance))
+                with contextlib.suppress(TimeoutError):
+                    if not link.recv(65536):
+                        break
+
+
+def holds(feed: Feed, capfd: pytest.CaptureFixture[str], before_mib: float, before_files: int, folder: Path) -> None:
+    """Hold that the process is the same, as large as before, silent, and has written nothing elsewhere."""
+    assert feed._process.poll() is None
+    assert memory_mib(feed) - before_mib < GROWTH_MIB
+    wait_until(lambda: files_of(feed) < before_files + 60, 40)
+    assert capfd.readouterr().err == ""
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert [path.name for path in (folder / "out").iterdir()] == ["outbox"]
+    said = feed.reports()[0].last_error
+    assert "\n" not in said
+    assert len(said) <= 300
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_modbus(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -> None:
+    client_of = pytest.importorskip("pymodbus.client", reason="pymodbus is not installed: pip install '.[modbus]'")
+    port = free_port()
+
+    def ask(function: int, *words: int) -> bytes:
+        body = bytes([1, function]) + b"".join(word.to_bytes(2, "big") for word in words)
+        return b"\0\1\0\0" + len(body).to_bytes(2, "big") + body
+
+    valid = [ask(3, 16, 32), ask(6, 1, 5), ask(4, 0, 1), ask(1, 0, 8), ask(8, 0, 4), ask(8, 4, 0), ask(43, 0x0E01, 0)]
+    valid += [
+        ask(16, 1, 2) + b"\4\0\1\0\2",
+        ask(23, 16, 2, 1, 1) + b"\2\0\1",
+        ask(22, 1, 2, 3),
+        ask(11),
+        ask(17),
+        ask(24, 0),
+    ]
+    with feeding(tmp_path, [{"modbus": {"port": port}}]) as feed:
+        client = client_of.ModbusTcpClient("127.0.0.1", port=port, timeout=5)
+        wait_until(client.connect)
+        wait_until(lambda: client.read_holding_registers(16).registers[0] & 8)
+        shown = client.read_holding_registers(17, count=31).registers
+        before = memory_mib(feed), files_of(feed)
+        throw(port, valid, count, before=[], seed=1)
+        client.close()
+        assert client.connect()
+        assert client.read_holding_registers(16).registers[0] & 1  # trigger ready
+        # Mangled messages may well be right ones that acknowledge: but then nothing else is shown.
+        assert client.read_holding_registers(17, count=31).registers == shown
+        client.close()
+        holds(feed, capfd, *before, tmp_path)
+
+
+class Quiet:
+    def datachange_notification(self, _node: Any, _value: Any, _data: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_opcua(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -> None:
+    asyncua = pytest.importorskip("asyncua", reason="asyncua is not installed: pip install '.[opcua]'")
+    port = free_port()
+
+    async def session(wrong: int) -> list[bytes]:
+        """Do what clients do, then send so many mangled requests in the same session; return all messages."""
+        chance, chunks, bodies = random.Random(2), [], []
+        client = asyncua.Client(f"opc.tcp://127.0.0.1:{port}/", timeout=10)
+        async with client:
+            protocol = client.uaclient.protocol
+            write, pack = protocol.transport.write, protocol._connection.message_to_binary
+
+            def packed(body: bytes, *more: Any, **named: Any) -> bytes:
+                bodies.append(body)
+                data = pack(body, *more, **named)
+                chunks.append(data)
+                return data
+
+            protocol._connection.message_to_binary = packed
+            for node in await client.nodes.objects.get_children():
+                await node.read_browse_name()
+                await node.get_children()
+            subscription = await client.create_subscription(50, Quiet())
+            await subscription.subscribe_data_change(client.get_node(asyncua.ua.ObjectIds.Server_ServerStatus_State))
+            management = await client.nodes.objects.get_child(["3:press", "2:ResultManagement"])
+            numbers = [
+                asyncua.ua.Variant(0, kind) for kind in (asyncua.ua.VariantType.UInt64, asyncua.ua.VariantType.UInt32)
+            ]
+            await management.call_method("3:GetVerdictsAfter", *numbers)
+            with contextlib.suppress(asyncua.ua.UaError):
+                await management.write_attribute(asyncua.ua.AttributeIds.DisplayName, asyncua.ua.DataValue("x"))
+            valid = list(bodies)
+            for number in range(wrong):
+                body = chance.choice(valid)
+                head = 4 + 14  # what it asks for, and whose session it is
+                data = pack(body[:head] + mangled([body[head:]], chance), request_id=100_000 + number)
+                protocol._callbackmap[100_000 + number] = asyncio.get_running_loop().create_future()
+                if protocol.transport.is_closing():
+                    break
+                write(data)
+                await asyncio.sleep(0.002)
+        return chunks
+
+    with feeding(tmp_path, [{"opcua": {"port": port}}]) as feed:
+        wait_until(lambda: feed.reports()[0].delivered == 1)
+        chunks = asyncio.run(session(0))
+        before = memory_mib(feed), files_of(feed)
+        hello = b"HELF" + (32).to_bytes(4, "little") + bytes(4) + b"\0\0\1\0" * 2 + bytes(8) + b"\xff" * 4
+        throw(port, [hello, *chunks], count // 2, before=[hello], seed=3)
+        sent = 0
+        while sent < count // 2:
+            with contextlib.suppress(Exception):  # the server may close on what it does not understand
+                asyncio.run(session(100))
+            sent += 100
+        assert asyncio.run(session(0))
+        holds(feed, capfd, *before, tmp_path)
