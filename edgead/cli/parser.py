@@ -69,7 +69,19 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _build() -> tuple[Parser, Verbs]:
-    from edgead.cli import building, certifying, demo, making, measuring, proving, quantizing, running, simulating
+    from edgead.cli import (
+        building,
+        certifying,
+        demo,
+        making,
+        measuring,
+        proving,
+        quantizing,
+        running,
+        serving,
+        simulating,
+        trading,
+    )
 
     parser = Parser(
         prog="edgead",
@@ -78,6 +90,18 @@ def _build() -> tuple[Parser, Verbs]:
     )
     parser.add_argument("--version", action="version", version=f"edgead {__version__}")
     verbs = Verbs(parser)
-    for module in (demo, simulating, making, quantizing, building, measuring, certifying, proving, running):
+    for module in (
+        demo,
+        simulating,
+        making,
+        quantizing,
+        building,
+        measuring,
+        certifying,
+        proving,
+        trading,
+        running,
+        serving,
+    ):
         module.add_verbs(verbs)
     return parser, verbs
