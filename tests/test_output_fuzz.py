@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 from outputs_bench import EXAMPLE, free_port, station, wait_until
 
+from edgead.output_config import MqttConfig
 from edgead.runtime.events import Event
 from edgead.runtime.outputs.feed import Feed
+from edgead.runtime.outputs.sender import Parcel
 
 FEW = 300
 MANY = pytest.param(10_000, marks=pytest.mark.slow)
@@ -32,10 +35,8 @@ def feeding(folder: Path, outputs: list[dict[str, Any]]) -> Iterator[Feed]:
         feed.close()
 
 
-def memory_mib(feed: Feed) -> float:
-    """Return how much memory the process that delivers holds."""
-    fields = Path(f"/proc/{feed._process.pid}/statm").read_text().split()
-    return int(fields[1]) * 4096 / 2**20
+def resident_mib(process: int | str) -> float:
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * 4096 / 2**20
 
 
 def files_of(feed: Feed) -> int:
@@ -85,7 +86,7 @@ def throw(port: int, valid: list[bytes], count: int, *, before: list[bytes], see
 def holds(feed: Feed, capfd: pytest.CaptureFixture[str], before_mib: float, before_files: int, folder: Path) -> None:
     """Hold that the process is the same, as large as before, silent, and has written nothing elsewhere."""
     assert feed._process.poll() is None
-    assert memory_mib(feed) - before_mib < GROWTH_MIB
+    assert resident_mib(feed._process.pid) - before_mib < GROWTH_MIB
     wait_until(lambda: files_of(feed) < before_files + 60, 40)
     assert capfd.readouterr().err == ""
     assert [path.name for path in folder.iterdir()] == ["out"]
@@ -118,7 +119,7 @@ def test_modbus(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -
         wait_until(client.connect)
         wait_until(lambda: client.read_holding_registers(16).registers[0] & 8)
         shown = client.read_holding_registers(17, count=31).registers
-        before = memory_mib(feed), files_of(feed)
+        before = resident_mib(feed._process.pid), files_of(feed)
         throw(port, valid, count, before=[], seed=1)
         client.close()
         assert client.connect()
@@ -181,7 +182,7 @@ def test_opcua(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) ->
     with feeding(tmp_path, [{"opcua": {"port": port}}]) as feed:
         wait_until(lambda: feed.reports()[0].delivered == 1)
         chunks = asyncio.run(session(0))
-        before = memory_mib(feed), files_of(feed)
+        before = resident_mib(feed._process.pid), files_of(feed)
         hello = b"HELF" + (32).to_bytes(4, "little") + bytes(4) + b"\0\0\1\0" * 2 + bytes(8) + b"\xff" * 4
         throw(port, [hello, *chunks], count // 2, before=[hello], seed=3)
         sent = 0
@@ -191,3 +192,87 @@ def test_opcua(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) ->
             sent += 100
         assert asyncio.run(session(0))
         holds(feed, capfd, *before, tmp_path)
+
+
+class HostileBroker(threading.Thread):
+    """Answers with what no broker says; from ``is_honest`` on with CONNACK and PUBACK."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.answers, self.is_honest = 0, False
+        self._chance = random.Random(seed)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def run(self) -> None:
+        while True:
+            try:
+                link, _ = self._listener.accept()
+            except OSError:
+                return
+            with link, contextlib.suppress(OSError):
+                link.settimeout(5)
+                self.serve(link)
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def serve(self, link: socket.socket) -> None:
+        connack = b"\x20\2\0\0"
+        valid = [connack, b"\x40\2\0\1", b"\x20\2\0\1", b"\x90\3\0\1\0", b"\xd0\0", b"\x50\2\0\1", b"\x62\2\0\1"]
+        valid += [b"\x30\x08\0\3a/bxyz", b"\x32\x0a\0\3a/b\0\7xyz", b"\xb0\2\0\1", b"\xe0\0", b"\x70\2\0\1"]
+        asked = link.recv(4096)
+        if self.is_honest:
+            link.sendall(connack)
+            while asked := link.recv(65536):
+                self.acknowledge(link, asked)
+            return
+        if self._chance.random() < 0.7:
+            link.sendall(connack)
+        for _ in range(self._chance.randrange(1, 12)):
+            huge = bytes([self._chance.randrange(256)]) + b"\xff\xff\xff\x7f" + self._chance.randbytes(5000)
+            link.sendall(huge if self._chance.random() < 0.05 else mangled(valid, self._chance))
+            self.answers += 1
+
+    @staticmethod
+    def acknowledge(link: socket.socket, asked: bytes) -> None:
+        """Acknowledge each PUBLISH with QoS 1."""
+        while asked:
+            size, at, shift = 0, 1, 0
+            while True:
+                size |= (asked[at] & 127) << shift
+                at, shift = at + 1, shift + 7
+                if not asked[at - 1] & 128:
+                    break
+            packet, asked = asked[at : at + size], asked[at + size :]
+            if len(packet) == size and size > 2:
+                topic = int.from_bytes(packet[:2], "big")
+                link.sendall(b"\x40\2" + packet[2 + topic : 4 + topic])
+
+
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_a_hostile_broker(count: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed: pip install '.[mqtt]'")
+    from edgead.runtime.outputs import mqtt
+
+    monkeypatch.setattr(mqtt, "_RETRY_S", (0.001, 0.005))  # else it takes hours
+    broker, notes = HostileBroker(4), []
+    broker.start()
+    config = MqttConfig(host="127.0.0.1", port=broker.port, keepalive_s=5)
+    sender = mqtt.Mqtt(config, station="press", name="mqtt", note=notes.append, wake=lambda: None)
+    wait_until(lambda: broker.answers >= 20)
+    before = resident_mib("self")
+    for seq in range(1, 6):
+        sender.send(Parcel.of(seq, f"e-{seq}", EXAMPLE))
+    wait_until(lambda: broker.answers >= count, 300)
+    sender.acknowledged()  # of what it was told so
+    broker.is_honest = True
+    wait_until(lambda: sender.room() > 0, 90)
+    sender.send(Parcel.of(9, "e-9", EXAMPLE))
+    wait_until(lambda: 9 in sender.acknowledged(), 60)
+    assert resident_mib("self") - before < GROWTH_MIB
+    assert notes
+    assert all("\n" not in note and "Traceback" not in note for note in notes)
+    assert capfd.readouterr().err == ""
+    sender.close()
+    broker.close()
