@@ -8,17 +8,16 @@ own because one talkative Python thread makes the station's OpenCV calls forty t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator
+from socket import socket
 
 from pydantic import BaseModel, ConfigDict
 
 from edgead.errors import EdgeadError, require
 from edgead.runtime.board import Board, BoardLayout
+from edgead.web.listening import listening
 from edgead.web_config import PageConfig
 
 _FAREWELL_S = 1.5  # for browsers to be told
@@ -65,22 +64,7 @@ def main() -> int:
     return 0
 
 
-@contextlib.contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """Listen before anything else, so that a port that is taken is one clear error.
-
-    Raises:
-        OSError: the port is taken, or the address is not of this machine.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-        yield listener
-
-
-async def _serve(task: Task, token: str | None, listener: socket.socket, wishes: int) -> None:
+async def _serve(task: Task, token: str | None, listener: socket, wishes: int) -> None:
     from edgead.web.page import Page
     from edgead.web.server import Server
 
