@@ -254,7 +254,7 @@ def test_the_size_is_known_in_other_writings_of_the_formats() -> None:
     lossless = cv2.imencode(".webp", noise, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()
     with_alpha = cv2.imencode(".webp", np.dstack([noise, noise[..., 0]]), [cv2.IMWRITE_WEBP_QUALITY, 80])[1].tobytes()
     exif = progressive[:2] + b"\xff\xe1\x00\x08Exif\0\0" + b"\xff\xff" + progressive[3:]
-    big_endian = struct.pack(">2sHIHHHIHHHHIHHI", b"MM", 42, 8, 2, 256, 4, 1, 21, 0, 257, 3, 1, 33, 0, 0)
+    big_endian = struct.pack(">2sHIHHHIHHHHIHHI", b"MM", 42, 8, 2, 256, 3, 1, 21, 0, 257, 3, 1, 33, 0, 0)
     for data in (progressive, lossless, with_alpha, exif, big_endian):
         assert header_size(data, name="image") == (33, 21)
 

@@ -90,7 +90,8 @@ def _size_of_tiff(data: bytes, order: str) -> tuple[int, int]:
     for index in range(count):
         tag, kind, _ = struct.unpack_from(f"{order}HHI", data, at + 2 + 12 * index)
         if tag in found:
-            (found[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, at + 10 + 12 * index)
+            (value,) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, at + 10 + 12 * index)
+            found[tag] = max(found[tag], value)  # whichever of two a decoder believes
     return found[257], found[256]
 
 
