@@ -14,7 +14,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from outputs_bench import free_port, start_station, wait_until
 
+from benchmarks.endurance.conservation import triggers_of
 from edgead.config import SinksConfig, StationConfig
 from edgead.errors import ConfigError, DataError
 from edgead.output_config import OutboxConfig
@@ -483,3 +485,43 @@ def test_no_trigger_is_forgotten_through_a_kill(tmp_path: Path) -> None:
     assert numbers[0] in (last - 100, last - 99)
     assert not journal.earlier.has_ended
     journal.close()
+
+
+def test_a_station_that_is_killed_again_and_again_loses_no_trigger(tmp_path: Path) -> None:
+    yaml = tmp_path / "station.yaml"
+    text = "bundle: b\noutput: out\noutputs: [webhook: {url: 'http://127.0.0.1:PORT/'}]\noutbox: {drain_s: 0}\n"
+    text += "cameras: [{name: a, uri: 'sim://ceramic_tile?parts=PARTS&cache=4&size=32&rate=400'}]\n"
+    text = text.replace("PORT", str(free_port()))
+    yaml.write_text(text.replace("PARTS", "100000"))
+    out = tmp_path / "out"
+    noted: dict[str, int] = {}
+    log = out / "verdicts.ndjson"
+    for _ in range(2):
+        size = log.stat().st_size if log.exists() else 0
+        process = start_station(yaml)
+        wait_until(lambda size=size: log.exists() and log.stat().st_size > size + 30_000)
+        if not noted:
+            second = start_station(yaml)  # while the first one runs
+            _, err = second.communicate(timeout=60)
+            assert second.returncode != 0
+            assert f"{out}: another station has it; give each its own output" in err
+        process.kill()
+        process.communicate()
+        run, triggers, _ = triggers_of(out)
+        noted[run] = triggers
+        with log.open("ab") as file:  # as a kill may leave it
+            file.write(b'{"schema": "edgead.verdict/1", "event_id": "')
+    yaml.write_text(text.replace("PARTS", "50"))
+    last = start_station(yaml)
+    _, err = last.communicate(timeout=60)
+    assert last.returncode == 0, err
+    log_events = {event_id: json.loads(line) for event_id, line in logged(out).items()}
+    run, triggers, unsettled = triggers_of(out)
+    assert (triggers, unsettled) == (50, 0)
+    assert len(noted) == 2
+    noted[run] = 50
+    assert log_events.keys() == {f"{run}-{trigger}" for run, count in noted.items() for trigger in range(count)}
+    assert {event_id: json.loads(body) for event_id, body in boxed(out).items()} == log_events
+    made_up = [one for one in log_events.values() if one.get("reason") == "station killed"]
+    assert all(one["verdict"] == "INCOMPLETE" for one in made_up)
+    assert len(made_up) < 100

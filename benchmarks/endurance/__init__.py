@@ -1,0 +1,1 @@
+"""What chaos, soak and overload share."""
