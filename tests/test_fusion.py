@@ -307,7 +307,10 @@ def of_samples(change: Any) -> Any:
         (lambda: of_samples(lambda s, _v: s.__setitem__(0, Sample(Path("x"), "P0", view="odd"))), "only 0 Good parts"),
         (lambda: of_samples(lambda _s, v: v.__setitem__(3, math.nan)), "view 'view1', light '0': 1 of 12 Good scores"),
         (lambda: good_parts(np.ones((10, 2)), confidence=2.0), "confidence is 2"),
-        (lambda: calibrated(good_parts(np.ones((10, 2))), slots_of(2)), "view 'view0', light '0': of 9 Good scores"),
+        (
+            lambda: calibrated(good_parts(np.ones((10, 2))), slots_of(2)),
+            "view 'view0', light '0': its 9 Good scores are all 1",
+        ),
         (
             lambda: calibrated(good_parts(np.random.rand(10, 2)), [TOP]),
             "view 'top', light '0'; known: view0/0, view1/0",
