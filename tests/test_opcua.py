@@ -144,6 +144,7 @@ def test_a_client_gets_events_state_recipe_and_results(tmp_path: Path) -> None:
             await recipes(node, vision, own)
             await results(node, vision, own)
             await changes(client, node, vision, own)
+            await sessions(port)
 
     with feeding(tmp_path, port) as feed:
         wait_until(lambda: listens(port))
@@ -217,6 +218,19 @@ async def results(node: Any, vision: int, own: int) -> None:
     sequence, most = ua.Variant(1, ua.VariantType.UInt64), ua.Variant(1, ua.VariantType.UInt32)
     texts, is_all = await management.call_method(f"{own}:GetVerdictsAfter", sequence, most)
     assert ([json.loads(text)["sequence"] for text in texts], is_all) == ([2], False)
+
+
+async def sessions(port: int) -> None:
+    """One client that opens sessions without an end keeps nobody out."""
+    greedy = asyncua.Client(f"opc.tcp://127.0.0.1:{port}/", timeout=10)
+    await greedy.connect_socket()
+    await greedy.send_hello()
+    await greedy.open_secure_channel()
+    for _ in range(150):
+        await greedy.create_session()
+    async with client_of(port) as client:
+        assert await system(client)
+    greedy.disconnect_socket()
 
 
 async def changes(client: Any, node: Any, vision: int, own: int) -> None:

@@ -130,6 +130,32 @@ def test_modbus(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -
         holds(feed, capfd, *before, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["modbus", "opcua"])
+def test_more_connections_than_any_line_has_are_closed(tmp_path: Path, kind: str) -> None:
+    library = {"modbus": "pymodbus", "opcua": "asyncua"}[kind]
+    pytest.importorskip(library, reason=f"{library} is not installed: pip install '.[{kind}]'")
+    port = free_port()
+
+    def connects() -> socket.socket | None:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 5)
+        except OSError:
+            return None
+
+    with feeding(tmp_path, [{kind: {"port": port}}]) as feed:
+        wait_until(connects)
+        before = files_of(feed)
+        links = [link for _ in range(200) if (link := connects())]
+        wait_until(lambda: files_of(feed) <= before + 60)
+        for link in links:
+            link.close()
+        wait_until(lambda: files_of(feed) <= before)
+        with socket.create_connection(("127.0.0.1", port), 5) as link:
+            hello = b"HELF" + (32).to_bytes(4, "little") + bytes(4) + b"\0\0\1\0" * 2 + bytes(8) + b"\xff" * 4
+            link.sendall(hello if kind == "opcua" else b"\0\1\0\0\0\6\1\3\0\x10\0\1")
+            assert link.recv(100)[:3] in (b"ACK", b"\0\1\0")
+
+
 class Quiet:
     def datachange_notification(self, _node: Any, _value: Any, _data: Any) -> None:
         pass

@@ -29,6 +29,7 @@ from edgead.runtime.outputs.sender import SendError, secret
 _CONNECTIONS, _SESSIONS, _SUBSCRIPTIONS = 50, 100, 200
 _CHUNK = 65_536  # the largest that asyncua offers its clients
 _MESSAGE = 1 << 20
+_IDLE_S = 120.0  # a session that asks for nothing for so long is closed
 _ACTIVATED_S = 10.0  # a connection without a session for so long is closed
 _TYPES = (b"HEL", b"OPN", b"MSG", b"CLO")
 _PATH = "/edgead/"
@@ -62,7 +63,11 @@ class _Inside(InternalServer):
 
     def create_session(self, name: str, user: User = User(), external: bool = False) -> Any:  # noqa: B008
         if external and len(self._external_sessions) >= _SESSIONS:
-            raise ServiceError(StatusCodes.BadTooManySessions)
+            idle = [one for one in self._external_sessions.values() if not one.is_activated()]
+            if not idle:
+                raise ServiceError(StatusCodes.BadTooManySessions)
+            self._closing = asyncio.get_running_loop().create_task(idle[0].close_session())
+            self.unregister_external_session(idle[0])
         return super().create_session(name, user=user, external=external)
 
 
@@ -136,6 +141,7 @@ class ReadOnlyServer(Server):
         inside = self.iserver
         inside.max_connections, inside.max_subscriptions = _CONNECTIONS, _SUBSCRIPTIONS
         inside.max_pending_activation_seconds = _ACTIVATED_S
+        inside.max_session_timeout_ms = 1e3 * _IDLE_S
         inside.max_unacked_messages_per_subscription = 1000
 
     async def init(self, shelf_file: Any = None) -> None:
