@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from gige_network import wait_for_camera
+
 from edgead.config import CameraConfig, StationConfig
 from edgead.errors import CameraError
 from edgead.images import write_png
@@ -27,8 +29,8 @@ from edgead.thresholds import Threshold
 @contextmanager
 def fake(*options: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["arv-fake-gv-camera-0.8", "-i", "127.0.0.1", "-s", "GV01", *options])
-    time.sleep(0.3)  # it does not say when it is ready
     try:
+        wait_for_camera("127.0.0.1")
         yield process
     finally:
         process.kill()
@@ -80,7 +82,7 @@ def killed(uri: str) -> None:
     begin_s = time.monotonic()
     camera = opened(uri)
     frame_of(camera)
-    say(reopened_s=time.monotonic() - begin_s)
+    say(reopened_s=time.monotonic() - begin_s, reconnects=camera.health.reconnects)
     camera.close()
     again.set()
     thread.join()
@@ -89,6 +91,7 @@ def killed(uri: str) -> None:
 def lights(uri: str) -> None:
     with fake():
         camera = opened(uri, "dark", "bright")
+        begin_s = time.monotonic()
         frames = [frame_of(camera) for _ in range(6)]
         camera.close()
     say(
@@ -96,6 +99,7 @@ def lights(uri: str) -> None:
         slots=[(frame.trigger, frame.slot.illumination) for frame in frames],
         means=[float(frame.image.mean()) for frame in frames],
         captured_s=[frame.captured_s for frame in frames],
+        begin_s=begin_s,
     )
 
 

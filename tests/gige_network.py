@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,22 @@ def problem() -> str | None:
 
 
 needs_gige = pytest.mark.skipif(problem() is not None, reason=str(problem()))
+
+
+def wait_for_camera(address: str, patience_s: float = 30) -> None:
+    """Ask until a camera answers: those played by another program do not say when they are ready."""
+    give_up_s = time.monotonic() + patience_s
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(0.2)
+        while time.monotonic() < give_up_s:
+            asking.sendto(bytes.fromhex("4211000200000001"), (address, 3956))  # GigE Vision's discovery
+            try:
+                asking.recv(1024)
+            except OSError:  # nothing yet, or nobody
+                time.sleep(0.02)
+            else:
+                return
+    raise AssertionError(f"no camera answers at {address}")
 
 
 @contextmanager

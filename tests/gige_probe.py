@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from gige_network import wait_for_camera
+
 from edgead.config import CameraConfig
 from edgead.errors import CameraError
 from edgead.runtime.cameras import open_cameras
@@ -28,6 +30,7 @@ from edgead.runtime.viva_camera import VivaSource
 def aravis_fake(serial: str = "GV01") -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(["arv-fake-gv-camera-0.8", "-i", "127.0.0.1", "-s", serial])
     try:
+        wait_for_camera("127.0.0.1")
         yield process
     finally:
         process.kill()
@@ -47,20 +50,12 @@ def line(address: str, serial: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def opened(*uris: str, lights: tuple[str, ...] = (), patience_s: float = 20) -> list[Camera]:
-    """Open cameras, as soon as they answer: a process that plays one does not say when it is ready."""
-    give_up_s = time.monotonic() + patience_s
+def opened(*uris: str, lights: tuple[str, ...] = ()) -> list[Camera]:
     configs = [
         CameraConfig(name=f"cam{number}", uri=uri, view=str(number), illuminations=lights)
         for number, uri in enumerate(uris)
     ]
-    while True:
-        try:
-            return open_cameras(configs)
-        except CameraError:
-            if time.monotonic() > give_up_s:
-                raise
-            time.sleep(0.1)
+    return open_cameras(configs)
 
 
 def frame_of(camera: Camera) -> Frame:
@@ -207,8 +202,6 @@ def fired(uri: str, count: str) -> None:
 
 def wrong(*uris: str) -> None:
     with aravis_fake():
-        for camera in opened("gige://127.0.0.1"):
-            camera.close()
         for uri in uris:
             try:
                 open_cameras([CameraConfig(name="cam", uri=uri)])[0].close()

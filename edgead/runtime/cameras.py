@@ -7,8 +7,9 @@ the camera's own, they stand behind ``#``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
+from urllib.parse import unquote
 
 from edgead.config import CameraConfig
 from edgead.errors import ConfigError, MissingError, nearest
@@ -56,10 +57,28 @@ def open_cameras(configs: Sequence[CameraConfig]) -> list[Camera]:
     return cameras
 
 
+def armed(cameras: Sequence[Camera]) -> Callable[[int], None] | None:
+    """Let the station's clock trigger the cameras that take their frames when they are asked; before they are read.
+
+    Returns:
+        what fires a trigger at all of them, from any thread and at once; None where no camera waits for it.
+    """
+    waiting = [camera for camera in cameras if isinstance(camera, Live) and camera.arm()]
+
+    def fire(trigger: int) -> None:
+        for camera in waiting:
+            camera.fire(trigger)
+
+    return fire if waiting else None
+
+
 def _camera(config: CameraConfig, clocks: dict[float, LineClock]) -> Camera:
     scheme, mark, rest = config.uri.partition("://")
+    if scheme != "gst" and not unquote(config.uri).isprintable():  # a pipeline may stand in several lines
+        raise ConfigError(f"camera '{config.name}': its address holds a character that cannot be printed; remove it")
     if not mark or not rest:
-        raise ConfigError(f"camera '{config.name}': '{config.uri}' is no address; expected such as dir://images")
+        shown = "its address" if "@" in config.uri else f"'{config.uri}'"  # it may hold a password
+        raise ConfigError(f"camera '{config.name}': {shown} is no address; expected such as dir://images")
     match scheme:
         case "dir":
             return DirCamera(config)

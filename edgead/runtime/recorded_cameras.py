@@ -103,7 +103,8 @@ class DirCamera:
         try:
             image = read_image(shot.path)
         except DataError as error:
-            raise CameraError(f"camera '{self.name}' has vanished: {error}") from error
+            reason = " ".join(str(error).split())  # a file's name may hold anything
+            raise CameraError(f"camera '{self.name}' has vanished: {reason}") from error
         self.health.frames += 1
         now_s = time.monotonic()
         trigger = self._numbers[shot.part]
@@ -120,8 +121,8 @@ class DirCamera:
         match = re.search(self._pattern, path.stem)
         if match is None:
             raise CameraError(
-                f"camera '{self.name}': {path.name} does not match the pattern {self._pattern!r} that other images of "
-                "its folder match; move it away, or give a pattern: dir://folder?pattern=..."
+                f"camera '{self.name}': {path.name!r} does not match the pattern {self._pattern!r} that other images "
+                "of its folder match; move it away, or give a pattern: dir://folder?pattern=..."
             )
         found = {name: text for name, text in match.groupdict().items() if text is not None}
         return _Shot(path, found["part"], Slot(found.get("view", ONLY), found.get("light", ONLY)))

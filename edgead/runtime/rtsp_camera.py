@@ -108,8 +108,7 @@ class RtspSource:
 def shown(url: str) -> str:
     """Return an address without its user and password, for logs and errors."""
     scheme, mark, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"  # the last one: a mistyped slash may stand before the password
 
 
 def _reason(error: Exception) -> str:
