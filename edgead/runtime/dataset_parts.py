@@ -34,7 +34,12 @@ class _Part(NamedTuple):
 
 def _by_commas(value: object) -> object:
     """Take ``image:path,part_id:serial`` as a mapping."""
-    return dict(pair.partition(":")[::2] for pair in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition(":") for pair in value.split(",")]
+    if not all(ours and theirs for ours, _, theirs in pairs):
+        raise ValueError("our names and theirs, such as image:path,part_id:serial")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 class DatasetCameraOptions(FaultOptions):
