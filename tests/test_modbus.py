@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import struct
 import threading
@@ -10,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs_bench import free_port, run, station, verdicts, wait_until
+from outputs_bench import EXAMPLE, free_port, run, station, verdicts, wait_until
 
 client_of = pytest.importorskip("pymodbus.client", reason="pymodbus is not installed: pip install '.[modbus]'")
 from pymodbus.exceptions import ConnectionException  # noqa: E402
+
+from edgead.runtime.events import Event  # noqa: E402
+from edgead.runtime.outputs.feed import Feed  # noqa: E402
 
 CODES = {"OK": 1, "UNSURE": 2, "NG": 3, "INCOMPLETE": 4, "MISSED": 5, "REJECTED": 6}  # as docs/modbus.md has them
 
@@ -116,6 +121,39 @@ def test_a_result_that_is_not_acknowledged_stays_and_comes_again_next_time(tmp_p
     controller.join(5)
     assert (output.delivered, output.pending) == (6, 0)
     assert [result["trigger"] for result in controller.results] == [0, 1, 2, 3, 4, 0]
+
+
+def test_trigger_ready_follows_the_room_of_the_station_and_its_end(tmp_path: Path) -> None:
+    port = free_port()
+    feed = Feed(station(tmp_path, [{"modbus": {"port": port}}], outbox={"drain_s": 2}))
+    client = client_of.ModbusTcpClient("127.0.0.1", port=port, timeout=5)
+
+    def is_ready() -> bool:
+        return bool(client.read_holding_registers(16).registers[0] & 1)
+
+    try:
+        wait_until(client.connect)
+        wait_until(is_ready)
+        feed.show_room(False)
+        wait_until(lambda: not is_ready())
+        os.kill(feed._process.pid, signal.SIGKILL)  # the process that is started in its place knows it too
+        feed._process.wait()
+        time.sleep(1.1)
+        feed.write([Event("e-1", " ".join(EXAMPLE.splitlines()))])
+        client.close()
+        wait_until(client.connect)
+        wait_until(lambda: client.read_holding_registers(16).registers[0] & 8)
+        wait_until(lambda: not is_ready())
+        feed.show_room(True)
+        wait_until(is_ready)
+        closing = threading.Thread(target=feed.close)
+        closing.start()  # it waits for somebody to acknowledge the result
+        wait_until(lambda: not is_ready())
+        closing.join(20)
+        assert not closing.is_alive()
+    finally:
+        feed.close()
+        client.close()
 
 
 @contextmanager

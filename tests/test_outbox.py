@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from edgead.runtime.events import Event, Events
 from edgead.runtime.outputs.feed import Feed
 from edgead.runtime.outputs.outbox import Backlog, Delivered, Outbox, Progress, read_progress
 from edgead.runtime.parts import Evidence, Outcome, PartVerdict, Slot
-from edgead.runtime.sinks import Pictures
+from edgead.runtime.sinks import Pictures, VerdictLog
 
 jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed: pip install '.[dev]'")
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "verdict.schema.json").read_text())
@@ -182,6 +184,60 @@ def test_a_full_file_system_loses_no_verdict_silently(small_disk: Path, capfd: p
     assert len(kept) == report.outputs[0].pending + report.outputs[0].delivered - report.unsaved
     assert sum("cannot be written" in problem for problem in report.problems) == 2  # the outbox and the file
     assert all("\n" not in problem for problem in report.problems)
+
+
+def test_a_full_disk_that_is_freed_has_all_verdicts_in_order(
+    small_disk: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = station(small_disk, dead_hook(), outbox={"drain_s": 0}, sinks={"pictures": None})
+    feed, log = Feed(config), VerdictLog(config)
+    feed.write(events(0, 5))
+    log.write(events(0, 5))
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
+    for number in range(5, 45, 10):
+        more = events(number, number + 10, size=1000)
+        with pytest.raises(DataError, match=r"events.sqlite: cannot be written \(.*\); verdicts wait in memory") as one:
+            feed.write(more)
+        with pytest.raises(DataError, match=r"verdicts.ndjson: cannot be written \(No space left on device\)") as two:
+            log.write(more)
+        assert "\n" not in f"{one.value}{two.value}"
+    loud = capfd.readouterr().err.splitlines()
+    filler.unlink()
+    feed.write(events(45, 50))
+    log.write(events(45, 50))
+    backlog = Backlog(config.output / "outbox")
+    assert [event_id for _, event_id, _ in backlog.after(0, 100)] == [event.event_id for event in events(0, 50)]
+    backlog.close()
+    log.close()
+    feed.close()
+    assert feed.unsaved == 0
+    written = [json.loads(line)["n"] for line in log.path.read_text().splitlines()]
+    assert sorted(written + [json.loads(line)["n"] for line in loud if line.startswith("{")]) == list(range(50))
+    assert written == sorted(written)
+
+
+def test_a_clock_that_jumps_back_leaves_ids_and_sequence_alone(
+    tmp_path: Path, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Events(station(tmp_path, []), run="0" * 12, threshold=THRESHOLD)
+    hours = iter([12, 13, 3, 3, 14])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2026, 1, 30, next(hours), tzinfo=tz)
+
+    monkeypatch.setattr("edgead.runtime.events.datetime", Clock)
+    for trigger in range(5):
+        outbox.write(made.of([PartVerdict(trigger, "P", Outcome.OK, 0.1, Slot("v", "i"), 1, (), 0.0, 0.1)]))
+    backlog = Backlog(tmp_path / "outbox")
+    rows = backlog.after(0, 100)
+    backlog.close()
+    assert [(seq, event_id) for seq, event_id, _ in rows] == [(n + 1, f"{'0' * 12}-{n}") for n in range(5)]
+    assert [json.loads(body)["time"][11:13] for *_, body in rows] == ["12", "13", "03", "03", "14"]
 
 
 def test_what_is_in_the_file_is_in_the_outbox_when_the_station_is_killed(tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ class Feed:
         self._doubt = ""
         self._started_s = 0.0
         self._restarts, self._pause_s = 0, _RESTART_S[0]
+        self._has_room, self._is_room_shown = True, any(output.modbus is not None for output in config.outputs)
         self._process = self._start()
 
     @property
@@ -114,8 +115,12 @@ class Feed:
         self._tell(NEW)
 
     def show_room(self, has_room: bool) -> None:
-        """Tell the outputs whether the station has room for one more part; cheap, and waits for nothing."""
-        self._tell(ROOM if has_room else NO_ROOM)
+        """Tell the outputs whether there is room for one more part; waits for nothing, and any thread may call."""
+        if has_room is not self._has_room and self._is_room_shown:
+            self._has_room = has_room
+            assert self._process.stdin is not None
+            with contextlib.suppress(OSError, ValueError):  # a process that has died is told when it is started again
+                os.write(self._process.stdin.fileno(), ROOM if has_room else NO_ROOM)
 
     def reports(self) -> tuple[OutputReport, ...]:
         """Return how each output stands; after ``close``, how it stood then."""
@@ -174,7 +179,7 @@ class Feed:
             start_new_session=True,
         )
         assert process.stdin is not None
-        process.stdin.write(self._task)  # a pipe takes so much at once: 64 KiB
+        process.stdin.write(self._task + NO_ROOM * (not self._has_room))  # a pipe takes so much at once: 64 KiB
         os.set_blocking(process.stdin.fileno(), False)
         return process
 
