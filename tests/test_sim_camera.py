@@ -385,6 +385,20 @@ def test_a_manifest_with_columns_of_its_own_can_be_streamed(tmp_path: Path) -> N
         assert source.shown(frame.trigger).defect == ("dent" if number > 5 else "good")
 
 
+def test_of_several_images_for_one_place_one_is_shown_that_tells_the_truth(tmp_path: Path) -> None:
+    rows = ["image,part_id,defect"]
+    for part in range(4):
+        for take in range(3):
+            write_png(tmp_path / f"{part}-{take}.png", np.full((8, 8, 3), 10 * part + take, np.uint8))
+            rows.append(f"{part}-{take}.png,S{part},{'dent' if (part, take) in ((1, 1), (3, 2)) else 'good'}")
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
+    source = camera(f"dataset://{tmp_path}/list.csv?kind=manifest&show=all&ng_share=.5&parts=40&duplicates=drop")
+    shown = {frame.part: int(frame.image[0, 0, 0]) for frame in all_frames(source)}
+    assert {part: shown[part] for part in ("S1", "S3")} == {"S1": 11, "S3": 32}
+    assert {source.shown(part) for part in range(40)} >= {("S1", "dent"), ("S3", "dent")}
+    assert len(source.slots) == 1
+
+
 def test_an_image_that_has_gone_ends_the_camera_in_one_line(tmp_path: Path) -> None:
     for part in range(3):
         write_png(tmp_path / "nuts" / "Image" / "Good" / f"P{part}_V1_L1.png", np.full((8, 8, 3), part, np.uint8))

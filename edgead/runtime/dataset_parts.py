@@ -178,18 +178,25 @@ def _samples(dataset: Dataset, show: str) -> Sequence[Sample]:
 
 
 def _complete(samples: Sequence[Sample]) -> tuple[list[_Part], list[Slot]]:
-    """Return the parts that have all the images that most parts have, and which images these are."""
-    images: dict[str, dict[Slot, Path]] = defaultdict(dict)
-    defects: dict[str, str] = {}
+    """Return the parts that have all the images that most parts have, and which images these are.
+
+    Of several images for one place one is shown, and if any has a defect, one that has.
+    """
+    shots: dict[str, dict[Slot, Sample]] = defaultdict(dict)
     for sample in samples:
-        images[sample.part][Slot(sample.view, sample.illumination)] = sample.image
-        if not sample.is_good or sample.part not in defects:
-            defects[sample.part] = sample.defect
-    if not images:
+        own, slot = shots[sample.part], Slot(sample.view, sample.illumination)
+        if slot not in own or (own[slot].is_good and not sample.is_good):
+            own[slot] = sample
+    if not shots:
         return [], []
-    usual = Counter(frozenset(own) for own in images.values()).most_common(1)[0][0]
-    parts = [_Part(part, defects[part], own) for part, own in images.items() if usual <= own.keys()]
-    return parts, sorted(usual)
+    usual = Counter(frozenset(own) for own in shots.values()).most_common(1)[0][0]
+    slots = sorted(usual)
+    parts = []
+    for name, own in shots.items():
+        if usual <= own.keys():
+            defects = [own[slot].defect for slot in slots if not own[slot].is_good]
+            parts.append(_Part(name, defects[0] if defects else GOOD, {slot: own[slot].image for slot in slots}))
+    return parts, slots
 
 
 def _lineup(options: DatasetCameraOptions, good: int, defective: int) -> npt.NDArray[np.int32]:
