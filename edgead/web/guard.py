@@ -103,6 +103,8 @@ class Guard:
         """Return what refuses a request; None where it may come in."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get("host", ""), headers.get("origin")
+        if not scope["query_string"].isascii():  # frameworks below decode it at places of their own
+            return self._refuse(400, "the query has bytes that are no ASCII; expected them percent-encoded")
         if self._sessions is None and not is_loopback(_name_of(host)):
             return self._refuse(403, "this server answers to localhost alone; set a token_file to open it to others")
         if origin is not None and (urlsplit_or_none(origin) or "").lower() != host.lower():

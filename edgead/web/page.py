@@ -58,7 +58,14 @@ class Page:
         self._wrong = asyncio.Lock()
         self._sessions = Sessions(token, f"edgead-{port}") if token else None
         self._metrics = Metrics(board, layout, lambda: self.snapshots.beat_age_s, lambda: self._viewers)
-        api = FastAPI(title="edgead page", docs_url=None, redoc_url=None, openapi_url=None, lifespan=self._lifespan)
+        api = FastAPI(
+            title="edgead page",
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+        )
         api.add_api_route("/", self._file("page.html"), methods=["GET"])
         for name in ("page.js", "drawing.js", "page.css", "login.js"):
             api.add_api_route(f"/{name}", self._file(name), methods=["GET"])

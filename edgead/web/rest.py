@@ -52,7 +52,12 @@ class Service:
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
         self.requests = 0
         api = FastAPI(
-            title="edgead", version=edgead.__version__, docs_url=None, redoc_url=None, lifespan=self._lifespan
+            title="edgead",
+            version=edgead.__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
         )
         problems: dict[int | str, dict[str, Any]] = {
             "default": {"description": "what is wrong", "content": {MEDIA_TYPE: {}}}
