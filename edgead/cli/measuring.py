@@ -30,7 +30,7 @@ def add_verbs(verbs: Verbs) -> None:
         summary="set OK, UNSURE and NG from Good images alone, within a budget of false rejects",
         example="edgead threshold runs/my_part --false-reject-ppm 2000 --confidence 0.95",
         more="Scores the Good images held out of training; a part is judged by the largest score of its images. With "
-        "--fusion conformal it also keeps what stations with 'fusion: conformal' need.",
+        "--fusion conformal it also keeps what stations with 'fusion: conformal' need; without, that is dropped.",
     )
     add_artefact(parser)
     parser.add_argument(

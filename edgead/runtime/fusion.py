@@ -239,7 +239,7 @@ def calibrated(good: GoodParts, slots: Collection[Slot]) -> Judge:
     for index, row in enumerate(rows):
         others = _curves(rows[:index] + rows[index + 1 :], slots)
         held_out.append(_fuse([curve(score) for curve, score in zip(others.values(), row, strict=True)]))
-    words = f"conformal fusion of {len(slots)} views and lights, each part calibrated with the others: nearly exact"
+    words = f"conformal fusion of {len(slots)} views and lights, each part calibrated with the others: approximate"
     threshold = replace(_threshold(held_out, good, words), needed_good=needed + _FOR_SLOTS)
     return Conformal(_curves(rows, slots), len(rows), threshold)
 
