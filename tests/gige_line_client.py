@@ -1,6 +1,6 @@
 """A station's side of a simulated line over GigE Vision, within its network namespace.
 
-``gige_line_client.py line.yaml OPTIONS COUNT [FORMAT [wait]]``: start ``edgead simulate --stream line.yaml --gige``,
+``gige_line_client.py line.yaml OPTIONS COUNT [FORMAT [wait|again]]``: start ``edgead simulate --stream line.yaml --gige``,
 open all its cameras with these options of ``gige://``, read so many frames of each, hold them against what the parts
 look like, and print one JSON line.
 """
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,19 +107,22 @@ def main(path: str, options: str, count: str, pixel_format: str = "RGB8", end: s
     for truth in truths:
         truth.open()
     with served(path) as process:
-        cameras = opened(line, options)
         found: dict[str, object] = {}
+        for _ in range(2 if end == "again" else 1):  # what the last run of a station saw is kept
+            cameras = opened(line, options)
 
-        def keep(camera: Camera, truth: LineCamera) -> None:
-            found[camera.name] = read(camera, truth, int(count), pixel_format)
-            camera.close()
+            def keep(camera: Camera, truth: LineCamera) -> None:
+                found[camera.name] = read(camera, truth, int(count), pixel_format)
+                camera.close()
 
-        threads = [threading.Thread(target=keep, args=pair) for pair in zip(cameras, truths, strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if end == "stop":
+            threads = [threading.Thread(target=keep, args=pair) for pair in zip(cameras, truths, strict=True)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if end == "again":
+                time.sleep(1.5)  # the line begins anew a second after it has been left
+        if end != "wait":
             process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
         found["line"] = json.loads(out) if process.returncode == 0 else err

@@ -563,6 +563,14 @@ def test_a_line_that_runs_on_is_rejected_by_the_part_when_it_is_too_fast(tmp_pat
     assert report.frames + report.unused_frames == came
 
 
+def test_a_line_that_keeps_the_takt_of_its_station_gets_a_verdict_for_each_whole_part(tmp_path: Path) -> None:
+    uri = f"sim://magnetic_core?seed=7&parts=60&size=32&cache=9&rate=50&queue=32&jitter_ms=4{FAULTS}"
+    report, lines = run(tmp_path, uri, FakeRunner((16, 16)), takt_ms=20, timeout_ms=300, parts_in_flight=16)
+    seen = assert_none_is_wrong(lines, deserved(uri, 60))
+    assert 58 <= report.triggers <= 75  # the clock runs until the last camera has ended
+    assert seen["OK"] + seen["UNSURE"] + seen["NG"] >= 5
+
+
 def test_a_fuzzed_frame_costs_no_other_part_its_verdict(tmp_path: Path) -> None:
     uri = "sim://magnetic_core?seed=7&parts=60&size=32&cache=9&flicker=.3&fuzzed_share=.02"
     report, lines = run(tmp_path, uri, FakeRunner((16, 16)))

@@ -21,10 +21,12 @@ from edgead.cli import main
 from edgead.errors import CameraError, ConfigError, MissingError
 from edgead.line_config import load_line
 from edgead.runtime import introspection
+from edgead.runtime.dataset_parts import DatasetCameraOptions
 from edgead.runtime.gige_line import GigeLine
 from edgead.runtime.gige_simulator import encoded
 from edgead.runtime.pixel_formats import to_rgb
 from edgead.runtime.sim_camera import simulated_camera
+from edgead.runtime.sim_parts import SimOptions
 
 HERE = Path(__file__).parent
 CORE = "sim://magnetic_core?size=64&seed=3&cache=8"
@@ -167,6 +169,17 @@ def test_a_wrong_line_is_refused_in_one_line(
     assert len(captured.err.splitlines()) == 1
 
 
+def test_the_page_on_the_simulator_shows_a_valid_line_and_every_option(tmp_path: Path) -> None:
+    page = (HERE.parent / "docs" / "simulator.md").read_text()
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "line.yaml").write_text(text)
+    line = load_line(tmp_path / "line.yaml")
+    assert [simulated_camera(camera).options.parts for camera in line.cameras] == [100_000] * 2
+    for options in (SimOptions, DatasetCameraOptions):
+        for name in options.model_fields:
+            assert f"`{name}`" in page
+
+
 # Over GigE Vision, in a network namespace of its own
 
 
@@ -267,6 +280,14 @@ def test_a_station_may_ask_for_grey_levels_at_the_pace_of_the_line(inside: Insid
     found = station(inside, line_of(tmp_path, "&parts=1000&rate=5"), "pixel_format=Mono8", 40, "Mono8")
     assert found["front"]["right"] == found["back"]["right"] == 40
     assert found["line"]["seconds"] > 39 / 20
+
+
+@needs_gige
+@pytest.mark.slow
+def test_each_run_of_a_station_begins_with_the_first_part(inside: Inside, tmp_path: Path) -> None:
+    found = station(inside, line_of(tmp_path, "&parts=1000&rate=5"), "trigger=software", 10, "RGB8", "again")
+    assert found["front"]["right"] == found["back"]["right"] == 10
+    assert found["line"]["cameras"]["front"]["frames"] >= 20
 
 
 @needs_gige
