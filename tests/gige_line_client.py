@@ -1,8 +1,8 @@
 """A station's side of a simulated line over GigE Vision, within its network namespace.
 
-``gige_line_client.py line.yaml OPTIONS COUNT [FORMAT [wait|again]]``: start ``edgead simulate --stream line.yaml --gige``,
-open all its cameras with these options of ``gige://``, read so many frames of each, hold them against what the parts
-look like, and print one JSON line.
+``gige_line_client.py line.yaml OPTIONS COUNT [FORMAT [wait|again]]``: start ``edgead simulate --stream --gige`` with a
+line, open all its cameras with these options of ``gige://``, read so many frames of each, hold them against what the
+parts look like, and print one JSON line.
 """
 
 from __future__ import annotations
