@@ -26,6 +26,12 @@ export function number(value, digits = 4) {
   return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
 }
 
+/** Milliseconds, with as many digits as anybody reads. */
+export function milliseconds(value) {
+  if (value === null || value === undefined) return "–";
+  return value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
+}
+
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "never";
   if (seconds < 10) return `${Math.max(0, seconds).toFixed(1)} s`;
@@ -56,13 +62,13 @@ export class Tile {
     [this.canvas.height, this.canvas.width] = layout.size_hw;
     this.title = light === "0" ? view : `${view} · ${light}`;
     this.word = element("span", "–", "word");
-    this.score = element("span", "");
+    this.score = element("span", "", "score");
     this.age = element("span", "waiting", "age");
     this.bar = element("div", "", "bar");
     this.bar.append(element("i", "", "fill"), element("i", "", "tick unsure"), element("i", "", "tick ng"));
     this.sign = element("span");
     const foot = element("div", "", "foot");
-    foot.append(this.sign, this.word, this.bar, this.score);
+    foot.append(this.sign, this.word, this.score, this.bar);
     this.root = element("article", "", "tile");
     this.root.append(this.canvas, element("span", this.title, "where"), this.age, foot);
     this.canvas.setAttribute("role", "img");

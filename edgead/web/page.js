@@ -1,5 +1,5 @@
 // The operators' page: one WebSocket in, and what it says on the screen. It asks for nothing but the next message.
-import { OUTCOMES, Tile, drawStrip, duration, element, number, setBar, symbol } from "./drawing.js";
+import { OUTCOMES, Tile, drawStrip, duration, element, milliseconds, number, setBar, symbol } from "./drawing.js";
 
 const $ = (id) => document.getElementById(id);
 const SILENCE_MS = 2000; // then what is shown is called old
@@ -119,7 +119,8 @@ function build(layout) {
   place(root, layout, views, lights);
   $("history").tBodies[0].replaceChildren();
   const judged = layout.fusion === "max" ? "the largest score of its frames" : "the p-values of its frames, combined";
-  $("limits").textContent = `UNSURE above ${number(layout.unsure)} · NG above ${number(layout.ng)}`;
+  const unsure = layout.unsure < layout.ng ? `UNSURE above ${number(layout.unsure)} · ` : "";
+  $("limits").textContent = `${unsure}NG above ${number(layout.ng)}`;
   $("provenance").textContent = `${layout.provenance}. A part is judged by ${judged}.`;
   $("counters").replaceChildren(...["triggers", ...OUTCOMES].map(counter));
   showVerdict(null);
@@ -174,7 +175,7 @@ function row(event) {
   verdict.append(symbol(event.verdict), event.verdict);
   const time = new Date(event.time).toLocaleTimeString(CLOCK);
   const worst = event.worst ?? (event.missing?.length ? `missing ${event.missing.join(", ")}` : "");
-  const cells = [time, event.part ?? `trigger ${event.trigger}`, number(event.score), worst, number(event.latency_ms, 3)];
+  const cells = [time, event.part ?? `trigger ${event.trigger}`, number(event.score), worst, milliseconds(event.latency_ms)];
   made.append(verdict, ...cells.map((text) => element("td", text)));
   return made;
 }
@@ -198,7 +199,7 @@ function showNumbers(numbers) {
   $("fps").textContent = numbers.rates.frames.toFixed(1);
   $("pps").textContent = numbers.rates.parts.toFixed(1);
   const part = numbers.stages.find((stage) => stage.name === "part");
-  $("p99").textContent = part ? `${number(part.p99, 3)} ms` : "–";
+  $("p99").textContent = part ? `${milliseconds(part.p99)} ms` : "–";
   $("takt-cell").hidden = numbers.missed_takts === null;
   const deadline = state.layout.deadline_ms ?? state.layout.takt_ms;
   $("takt-name").textContent = deadline ? `late (> ${number(deadline)} ms)` : "late";
@@ -207,7 +208,7 @@ function showNumbers(numbers) {
   for (const name of OUTCOMES) $(`count-${name}`).textContent = numbers.counts[name] ?? 0;
   showLaw(numbers);
   fill("stages", numbers.stages.map((stage) => {
-    const made = cells([stage.name, ...["p50", "p95", "p99", "p999"].map((name) => number(stage[name], 3))]);
+    const made = cells([stage.name, ...["p50", "p95", "p99", "p999"].map((name) => milliseconds(stage[name]))]);
     made.classList.toggle("slowest", stage.name === "part");
     return made;
   }));
