@@ -170,12 +170,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_file_system_loses_no_verdict_silently(small_disk: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    config = station(small_disk, dead_hook(), parts=4000, sinks={"pictures": None}, outbox={"drain_s": 0})
+    config = station(small_disk, dead_hook(), parts=40_000, sinks={"pictures": None}, outbox={"drain_s": 0})
     report = run(config)
     said = capfd.readouterr().err.splitlines()
     loud = {json.loads(line)["event_id"] for line in said if line.startswith("{")}
     assert all(line.endswith("free the disk") for line in said if not line.startswith("{"))  # no traceback
-    assert 0 < report.triggers < 4000
+    assert 0 < report.triggers < 40_000
     copied = shutil.copytree(small_disk / "out" / "outbox", small_disk.parent / "copy")  # reading needs room
     with sqlite3.connect(copied / "events.sqlite") as file:
         assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -376,6 +376,12 @@ def test_path_tricks_in_names_stay_names(tmp_path: Path) -> None:
     assert all("\n" not in event.text for event in made)
     assert sorted(path.name for path in tmp_path.rglob("*") if inside not in path.parents) == ["a", "b", "c"]
     assert sorted(path.name for path in inside.iterdir()) == ["out"]
+
+
+def test_a_folder_whose_name_is_no_text_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no UTF-8; choose another path") as caught:
+        Feed(station(tmp_path / "\udcff", dead_hook()))
+    assert str(caught.value).isprintable()
 
 
 STATION = "bundle: b\noutput: o\ncameras: [{name: a, uri: 'sim://ceramic_tile'}]\n"

@@ -74,7 +74,11 @@ class Feed:
             outputs=config.outputs,
             drain_s=self._drain_s,
         )
-        self._task = task.model_dump_json().encode() + b"\n"
+        try:
+            self._task = task.model_dump_json().encode() + b"\n"
+        except ValueError as error:
+            self._outbox.close()
+            raise ConfigError(f"{str(folder)!r} or a file of an output is no UTF-8; choose another path") from error
         self._reports: tuple[OutputReport, ...] = ()
         self._doubt = ""
         self._started_s = 0.0

@@ -30,7 +30,9 @@ def recipe_of(config: StationConfig) -> Recipe:
     """Return what a station runs; what its bundle does not tell stays empty."""
     from edgead.bundle import Bundle  # here, so that the process that delivers does not import NumPy
 
-    name = f"{config.bundle.absolute().name}/{config.artefact}"
+    # A folder may be called anything: what cannot travel as UTF-8, or would steer a terminal, becomes a question mark.
+    folder = "".join(sign if sign.isprintable() else "?" for sign in config.bundle.absolute().name)
+    name = f"{folder}/{config.artefact}"
     try:
         bundle = Bundle.open(config.bundle)
         record = bundle.artefacts[config.artefact]
