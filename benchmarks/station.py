@@ -22,10 +22,9 @@ from edgead.errors import GateError
 from edgead.images import Image, resize
 from edgead.progress import task
 from edgead.runtime.engine import Engine
-from edgead.runtime.fusion import Largest
 from edgead.runtime.report import StationReport
 from edgead.runtime.runner import Runner
-from edgead.runtime.stations import Stations
+from edgead.runtime.stations import Stations, by_largest
 from edgead.thresholds import Threshold
 
 _CACHED_PARTS = 2
@@ -181,7 +180,7 @@ def _run_stations(runner: Runner, configs: list[StationConfig]) -> _Pace:
     engine = Engine(runner)
     with Stations() as stations:
         for config in configs:  # renders what its cameras show, which is not timed
-            stations.add(config, engine, Largest(_NEVER_NG))
+            stations.add(config, engine, by_largest(_NEVER_NG))
         begin_cpu_s = time.process_time()
         reports = stations.run()
         cpu_s = time.process_time() - begin_cpu_s

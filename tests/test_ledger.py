@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,9 @@ from edgead.config import CameraConfig, StationConfig
 from edgead.errors import ConfigError
 from edgead.runtime.engine import Engine
 from edgead.runtime.fake import FakeRunner
-from edgead.runtime.fusion import Largest
 from edgead.runtime.ledger import FrameTimes, Histogram, TaktLedger, bottleneck, edges_s, percentiles, spans
 from edgead.runtime.parts import Outcome, PartVerdict, Slot
-from edgead.runtime.stations import Stations, run_station, run_stations
+from edgead.runtime.stations import Stations, by_largest, run_station, run_stations
 from edgead.thresholds import Threshold
 
 SLOT = Slot("top", "ring")
@@ -136,7 +137,7 @@ def test_several_stations_share_an_engine_and_keep_their_verdicts_apart(tmp_path
     engine = Engine(runner)
     with Stations() as stations:
         for config in configs:
-            stations.add(config, engine, Largest(THRESHOLD))
+            stations.add(config, engine, by_largest(THRESHOLD))
         reports = stations.run()
     assert [report.station for report in reports] == ["a", "b", "c"]
     for report in reports:
@@ -160,13 +161,16 @@ def test_one_station_that_dies_leaves_the_others_running(tmp_path: Path) -> None
     engine = Engine(FakeRunner((32, 32), max_batch=8))
     with Stations() as stations:
         for name in ("a", "b"):
-            stations.add(station(tmp_path, name), engine, Largest(THRESHOLD))
-        broken = stations._stations[0]
+            stations.add(station(tmp_path, name), engine, by_largest(THRESHOLD))
 
-        def fail(*_: object) -> None:
+        def fail(_steps: int) -> None:
             raise RuntimeError("the sink broke")
 
-        broken._publish = fail  # type: ignore[method-assign]
+        def start(over: Callable[[], None], _advance: object, begin: Callable[..., None]) -> None:
+            begin(over, fail)
+
+        broken = stations._stations[0]
+        broken.start = partial(start, begin=broken.start)  # type: ignore[method-assign]
         with pytest.raises(RuntimeError, match="the sink broke"):
             stations.run()
     assert len((tmp_path / "b" / "verdicts.ndjson").read_text().splitlines()) == 12

@@ -30,12 +30,13 @@ class Pacing(enum.Enum):
 
 
 class Standing(NamedTuple):
-    """The ledger of parts at a moment; ``triggers = open + sum(counts)``."""
+    """The ledger of parts at a moment; ``triggers = open + sum(counts)``, and whether one more would be admitted."""
 
     triggers: int
     open: int
     counts: Mapping[str, int]
     unused_frames: int
+    has_room: bool
 
 
 class Line:
@@ -78,7 +79,7 @@ class Line:
         with self._lock:
             parts = self._parts
             counts = {outcome.value: count for outcome, count in parts.counts.items()}
-            return Standing(parts.triggers, parts.open, counts, parts.unused_frames)
+            return Standing(parts.triggers, parts.open, counts, parts.unused_frames, parts.has_room)
 
     def run_clock(self, takt_s: float | None, timeout_s: float, triggers: int | None) -> None:
         """Trigger a part each takt, ``triggers`` in all, and give up on late frames, until all cameras have ended.

@@ -85,15 +85,9 @@ def report_of(
     ledger: TaktLedger,
     *,
     wall_s: float,
-    pictures: tuple[int, int],
     **rest: Any,
 ) -> StationReport:
-    """Return the report of a station that has ended.
-
-    Args:
-        pictures: written and removed.
-        rest: fields of the report that are known as they are.
-    """
+    """Return the report of a station that has ended; ``rest`` are the fields that are known as they are."""
     accounted = standing.open + sum(standing.counts.values())
     if standing.triggers != accounted:
         raise AssertionError(f"{standing.triggers} triggers, but {accounted} parts")
@@ -112,8 +106,6 @@ def report_of(
         takt=ledger.takt(),
         busy=busy,
         bottleneck=bottleneck(busy),
-        pictures=pictures[0],
-        pictures_removed=pictures[1],
         **rest,
     )
 

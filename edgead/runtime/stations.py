@@ -11,12 +11,12 @@ from edgead.bundle import Bundle
 from edgead.config import StationConfig
 from edgead.errors import ArtefactError, ConfigError
 from edgead.runtime.engine import Engine
-from edgead.runtime.fusion import Judge, Largest
+from edgead.runtime.fusion import Largest, judge_of
 from edgead.runtime.open import backend_of, doubt, open_runner
 from edgead.runtime.report import StationReport
 from edgead.runtime.runner import Runner
 from edgead.runtime.signals import stop_signals
-from edgead.runtime.station import Station
+from edgead.runtime.station import JudgeOf, Station
 from edgead.thresholds import Threshold
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[..., None]]]  # such as edgead.progress.task
@@ -42,7 +42,7 @@ def run_station(
     """
     if runner is not None and threshold is not None:
         with Stations() as stations:
-            stations.add(config, Engine(runner), Largest(threshold))
+            stations.add(config, Engine(runner), by_largest(threshold))
             return stations.run(progress)[0]
     return run_stations([config], runner=runner, threshold=threshold, progress=progress)[0]
 
@@ -72,19 +72,21 @@ def run_stations(
         for config in configs:
             bundle = Bundle.open(config.bundle)
             problems = _unproven(config, bundle) if runner is None else ()
-            judge = _judge_of(config, bundle, threshold)
+            judging = by_largest(threshold) if threshold else partial(judge_of, bundle, config.artefact, config.fusion)
             key = (bundle.path.resolve(), config.artefact, config.backend, config.threads)
             if key not in engines:
                 opened = runner or stations.keep(
                     open_runner(bundle, config.artefact, backend=config.backend, threads=config.threads)
                 )
                 engines[key] = Engine(opened)
-            stations.add(config, engines[key], judge, problems)
+            stations.add(config, engines[key], judging, problems)
         return stations.run(progress)
 
 
-def _judge_of(config: StationConfig, bundle: Bundle, threshold: Threshold | None) -> Judge:
-    return Largest(threshold or bundle.threshold(config.artefact))
+def by_largest(threshold: Threshold) -> JudgeOf:
+    """Return the judge of parts by the largest score of their frames, whatever frames they have."""
+    judge = Largest(threshold)
+    return lambda _slots: judge
 
 
 def _unproven(config: StationConfig, bundle: Bundle) -> tuple[str, ...]:
@@ -113,13 +115,16 @@ class Stations:
         """Close a runner with the stations."""
         return self._life.enter_context(runner)
 
-    def add(self, config: StationConfig, engine: Engine, judge: Judge, problems: Sequence[str] = ()) -> None:
+    def add(self, config: StationConfig, engine: Engine, judge_of: JudgeOf, problems: Sequence[str] = ()) -> None:
         """Open the cameras of a station.
+
+        Args:
+            judge_of: returns what judges parts that are made of these frames.
 
         Raises:
             ConfigError, CameraError: one of them cannot be opened.
         """
-        station = Station(config, engine, judge, problems)
+        station = Station(config, engine, judge_of, problems)
         self._life.callback(station.close)
         self._stations.append(station)
         if engine not in self._engines:
