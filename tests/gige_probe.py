@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,22 +17,25 @@ from typing import Literal
 
 from gige_network import wait_for_camera
 
-from edgead.config import CameraConfig
+from edgead.config import CameraConfig, StationConfig
 from edgead.errors import CameraError
 from edgead.runtime.cameras import open_cameras
+from edgead.runtime.fake import FakeRunner
 from edgead.runtime.frames import Camera, Frame
 from edgead.runtime.genicam_options import GigeOptions
 from edgead.runtime.gige_camera import GigeSource
 from edgead.runtime.live import Live
 from edgead.runtime.pulses import ByCounter
+from edgead.runtime.stations import run_station
 from edgead.runtime.viva_camera import VivaSource
+from edgead.thresholds import Threshold
 
 
 @contextmanager
-def aravis_fake(serial: str = "GV01") -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(["arv-fake-gv-camera-0.8", "-i", "127.0.0.1", "-s", serial])
+def aravis_fake(address: str = "127.0.0.1", serial: str = "GV01") -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["arv-fake-gv-camera-0.8", "-i", address, "-s", serial])
     try:
-        wait_for_camera("127.0.0.1")
+        wait_for_camera(address)
         yield process
     finally:
         process.kill()
@@ -200,6 +205,40 @@ def fired(uri: str, count: str) -> None:
     )
 
 
+def clocked(out: str) -> None:
+    """Run a station whose clock triggers two cameras of two lights, one by each driver, for 20 parts."""
+    options = "trigger=software&width=64&height=64"
+    lights = ["a", "b"]
+    values = {
+        "bundle": "b",
+        "output": out,
+        "takt_ms": 250,
+        "timeout_ms": 20_000,
+        "parts_in_flight": 32,
+        "cameras": [
+            {"name": "one", "view": "1", "uri": f"gige://127.0.0.1?{options}&driver=aravis", "illuminations": lights},
+            {"name": "two", "view": "2", "uri": f"gige://127.0.0.2?{options}&driver=viva", "illuminations": lights},
+        ],
+    }
+    threshold = Threshold(0.5, 0.75, "part", 2000, 0.95, 3000, 1000, 1500, "by hand")
+    with aravis_fake(), aravis_fake("127.0.0.2", "GV02"):
+        verdicts = Path(out) / "verdicts.ndjson"
+
+        def stop() -> None:
+            give_up_s = time.monotonic() + 60
+            while time.monotonic() < give_up_s:
+                if verdicts.exists() and verdicts.read_text().count("\n") >= 20:
+                    break
+                time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        report = run_station(StationConfig.model_validate(values), runner=FakeRunner((32, 32)), threshold=threshold)
+        stopping.join()
+    say(report=report.to_dict())
+
+
 def wrong(*uris: str) -> None:
     with aravis_fake():
         for uri in uris:
@@ -219,6 +258,7 @@ if __name__ == "__main__":
         "chunks": chunks,
         "revoked": revoked,
         "fired": fired,
+        "clocked": clocked,
         "wrong": wrong,
     }
     work[sys.argv[1]](*sys.argv[2:])
