@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from asgi_client import ask
 from outputs_bench import free_port, wait_until
 from web_bench import COLOURS, SIZE, TOKEN, Station, event, fill, layout_of, numbers_of, stage, station
 
@@ -333,6 +335,49 @@ def test_whatever_a_browser_says_the_page_stays_up(open_page: Station, said: str
     assert httpx.get(open_page.url).status_code == 200
     with socket_of(open_page.url) as client:
         unpack(client.recv(10))
+
+
+def test_two_thousand_wrong_requests() -> None:
+    """Whatever is asked, nothing but what the page has is answered, with and without a token."""
+    from edgead.web.page import Page
+
+    rng, board = np.random.default_rng(5), Board.create(layout_of())
+    fill(board)
+    board.count(numbers_of())
+    known = ["/", "/page.js", "/drawing.js", "/page.css", "/login", "/login.js", "/metrics", "/ws"]
+
+    def request() -> dict[str, Any]:
+        path = known[rng.integers(len(known))]
+        if rng.random() < 0.5:
+            at, junk = int(rng.integers(len(path) + 1)), rng.bytes(int(rng.integers(1, 9))).decode("latin-1")
+            path = path[:at] + ["%2e%2e/", "../", "//", "%00", junk][rng.integers(5)] + path[at:]
+        headers = [(b"host", b"127.0.0.1:8080" if rng.random() < 0.8 else rng.bytes(12))]
+        for name in (b"cookie", b"authorization", b"origin", b"content-length", b"upgrade"):
+            if rng.random() < 0.2:
+                word = [rng.bytes(20), b"Bearer " + rng.bytes(8), b"edgead-8080=9999999999.x"][rng.integers(3)]
+                headers.append((name, word))
+        method = ["GET", "GET", "POST", "HEAD", "OPTIONS", "PUT", "XYZ"][rng.integers(7)]
+        query = [b"", b"", rng.bytes(6), b"token=x"][rng.integers(4)]
+        return {"method": method, "path": path, "body": rng.bytes(50), "query": query, "headers": headers}
+
+    async def run(token: str | None) -> set[int]:
+        page = Page(board, board.layout, token=token)
+        page.snapshots.look()
+        answers = []
+        for _ in range(1000):
+            asked = request()
+            if asked["path"] == "/login" and asked["method"] == "POST":
+                continue  # waits on purpose
+            answers.append(await ask(page.app, **asked))
+            assert answers[-1].status < 500, asked
+            assert b"Traceback" not in answers[-1].body
+            if token is not None:
+                assert b"line-1" not in answers[-1].body
+        return {answer.status for answer in answers}
+
+    assert {200, 400, 403, 404, 405} <= asyncio.run(run(None))
+    assert {200, 303, 400, 401, 403} <= asyncio.run(run(TOKEN))
+    board.close()
 
 
 def test_the_page_ends_with_its_station_and_says_so() -> None:

@@ -135,9 +135,10 @@ class Page:
         self._viewers += 1
         try:
             await self._show(socket)
-        except (WebSocketDisconnect, asyncio.TimeoutError, RuntimeError):  # RuntimeError: it went while being sent to
-            with contextlib.suppress(RuntimeError):
-                await socket.close(_POLICY, "no answer")
+        except asyncio.TimeoutError:
+            await socket.close(_POLICY, "no answer")
+        except (WebSocketDisconnect, RuntimeError):  # it went while it was being sent to
+            return
         finally:
             self._viewers -= 1
 
@@ -149,7 +150,9 @@ class Page:
                 message = await asyncio.to_thread(self.snapshots.message, viewer)
             await socket.send_bytes(message)
             sent = asyncio.get_running_loop().time()
-            await asyncio.wait_for(socket.receive_text(), ACK_S)
+            said = await asyncio.wait_for(socket.receive(), ACK_S)  # whatever it says, it has drawn
+            if said["type"] == "websocket.disconnect":
+                return
             await self._wait(viewer, sent)
 
     async def _wait(self, viewer: Viewer, sent_s: float) -> None:
