@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,18 @@ both = pytest.mark.parametrize("driver", [pytest.param("aravis", marks=pytest.ma
 def inside() -> Iterator[Inside]:
     with namespace(f"edgead-drivers-{os.getpid()}", "gige_probe.py") as run:
         yield run
+
+
+def test_viva_takes_the_place_of_aravis_where_that_is_not_installed() -> None:
+    script = (
+        "import sys; sys.modules['gi'] = None\n"
+        "from pathlib import Path; from edgead.runtime import cameras, introspection\n"
+        "introspection.load.__kwdefaults__['distribution'] = Path('/nowhere')\n"
+        "from edgead.config import CameraConfig\n"
+        "print(type(cameras._genicam('gige', CameraConfig(name='cam', uri='gige://GV01'))[0]).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "VivaSource\n"
 
 
 @both
