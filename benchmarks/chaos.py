@@ -275,10 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"station '{name}': " + ", ".join(f"{key} {value}" for key, value in counts.items()))
     bad = [f"station '{name}': {failure}" for name, counts in totals.items() for failure in failures(counts)]
     if given.save is not None:
-        conditions = {"rounds": given.rounds, "seed": given.seed, "seconds": time.monotonic() - begin_s}
-        conditions |= {"signal": "SIGKILL", "stations": totals}
+        conditions = {"signal": "SIGKILL", "seed": given.seed, "seconds": time.monotonic() - begin_s, "kills": rows}
         command = f"python -m benchmarks.chaos --rounds {given.rounds} --save {given.save}"
-        save(given.save, command=command, conditions=conditions, rows=rows)
+        stations = [{"station": name, "kills": given.rounds, **counts} for name, counts in totals.items()]
+        save(given.save, command=command, conditions=conditions, rows=stations)
     for failure in bad:
         print(f"{failure}, expected 0", file=sys.stderr)
     return 1 if bad else 0

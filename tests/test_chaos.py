@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import chaos, overload, soak
 from benchmarks.endurance.conservation import Run, check, failures
-from benchmarks.results import read
+from benchmarks.results import markdown, read
 from edgead.errors import GateError
 
 needs_mosquitto = pytest.mark.skipif(
@@ -158,10 +158,13 @@ def test_two_rounds_of_chaos(tmp_path: Path) -> None:
     path = tmp_path / "chaos.json"
     assert chaos.main(["--rounds", "2", "--folder", str(tmp_path / "line"), "--save", str(path)]) == 0
     found = read(path)
-    assert [row["victim"] for row in found.rows] == ["station", "broker"]
-    counts: Any = found.conditions["stations"]
-    assert set(counts["parts"]["verdicts"]) >= {"OK", "UNSURE", "NG"}
-    assert counts["parts"]["runs"] == 2
+    kills: Any = found.conditions["kills"]
+    assert [kill["victim"] for kill in kills] == ["station", "broker"]
+    counts: Any = found.rows[0]
+    assert (counts["station"], counts["runs"]) == ("parts", 2)
+    assert set(counts["verdicts"]) >= {"OK", "UNSURE", "NG"}
+    assert counts["lost"] == {"file": 0, "mqtt": 0, "webhook": 0}
+    assert "lost.mqtt" in markdown(found)
 
 
 @needs_mosquitto
@@ -178,10 +181,11 @@ def test_a_short_soak(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_short_overload(tmp_path: Path) -> None:
-    path = tmp_path / "overload.json"
     # Much more than the engine can do: a busy machine may do half or twice of what it did when it was measured.
-    assert overload.main(["--load", "5", "--seconds", "4", "--save", str(path)]) == 0
-    under, over = read(path).rows
+    under, over = overload.run_overload(tmp_path, load=5, seconds=4)
     assert (under["load"], over["load"]) == (0.8, 5.0)
-    assert over["incomplete"] == 0
-    assert float(over["rejected_share"]) > 0.4  # type: ignore[arg-type]
+    assert under["incomplete"] == over["incomplete"] == 0
+    assert over["rejected_share"] > 0.3
+    late = "is above its bound"  # on a busy machine other programs take their share of any time
+    assert [line for row in (under, over) for line in overload.failures(row) if late not in line] == []
+    assert over["part_p99_ms"] < 4 * over["bound_ms"]
