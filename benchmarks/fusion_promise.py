@@ -24,11 +24,10 @@ from benchmarks.results import save
 from edgead.errors import EdgeadError
 from edgead.good_parts import GoodParts
 from edgead.progress import task
-from edgead.runtime.fusion import calibrated
+from edgead.runtime.fusion import Conformal, calibrated
 from edgead.runtime.parts import Slot
-from edgead.thresholds import Verdict
 
-_OTHERS = 1500  # Good parts that measure the true rate of a threshold
+_OTHERS = 20_000  # Good parts that measure the true rate of a threshold
 
 
 def promise(good: int, slots: int, shared: float, *, draws: int, seed: int) -> dict[str, Any]:
@@ -54,8 +53,8 @@ def promise(good: int, slots: int, shared: float, *, draws: int, seed: int) -> d
         rows = tuple(map(tuple, parts(good).tolist()))
         judge = calibrated(GoodParts(places, rows, **BUDGET, source="simulation"), names)
         promised, is_split = judge.unit_threshold.guaranteed_ppm / 1e6, judge.unit_threshold.holds_budget
-        others = (dict(zip(names, row, strict=True)) for row in parts(_OTHERS).tolist())
-        rates.append(float(np.mean([judge.judge(part).verdict is Verdict.NG for part in others])))
+        assert isinstance(judge, Conformal)
+        rates.append(float(np.mean(judge.many(parts(_OTHERS)) > judge.unit_threshold.ng)))
     kept = float(np.mean(np.array(rates) <= promised))
     return {
         "good_parts": good, "slots": slots, "correlation": shared,
@@ -69,7 +68,7 @@ def promise(good: int, slots: int, shared: float, *, draws: int, seed: int) -> d
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hold the promise of thresholds of fused scores against simulation."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fusion_promise", description=main.__doc__)
-    parser.add_argument("--draws", type=int, default=300, help="of Good parts, for each case (default 300)")
+    parser.add_argument("--draws", type=int, default=400, help="of Good parts, for each case (default 400)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the measurements as JSON")
     given = parser.parse_args(arguments)

@@ -138,6 +138,11 @@ class Curve:
             return below + (score - low) * self._slope
         return below + (evidence[place] - below) * ((score - low) / (good[place] - low))
 
+    def many(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the evidence of scores of any shape."""
+        beyond = np.maximum(0.0, scores - self._good[-1]) * self._slope
+        return np.asarray(np.interp(scores, self._good, self._evidence) + beyond, np.float64)
+
     def score(self, evidence: float) -> float:
         """Return the score that has this evidence; the lowest Good one for none."""
         top = self._evidence[-1]
@@ -183,6 +188,14 @@ class Conformal:
         k = len(inverse)
         factor = min(k, math.e * math.log(k) if k > 2 else k, sum(1 / number for number in range(1, most + 1)))
         return min(1.0, factor * k / math.fsum(inverse))
+
+    def many(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the scores of many parts, ``(N,)``, from those of their frames, ``(N, K)`` in the order of slots."""
+        evidence = np.column_stack(
+            [curve.many(own) for curve, own in zip(self._curves.values(), scores.T, strict=True)]
+        )
+        largest = evidence.max(axis=1, keepdims=True)
+        return np.asarray(largest[:, 0] + np.log10(np.mean(10 ** (evidence - largest), axis=1)), np.float64)
 
     def _evidence(self, scores: Mapping[Slot, float]) -> dict[Slot, float]:
         _refuse_broken(scores)
