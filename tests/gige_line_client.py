@@ -79,7 +79,11 @@ def expected(camera: LineCamera, frame: Frame, pixel_format: str) -> Image:
 
 def read(camera: Camera, truth: LineCamera, count: int, pixel_format: str) -> dict[str, object]:
     """Read frames, and count those that show what they should, and those that show any of the line's first parts."""
-    pictures = [truth.image(Coming(part, shot)) for part in range(8) for shot in range(len(truth.slots))]
+    pictures = [
+        truth.image(Coming(part, shot))
+        for part in range(min(8, truth.options.parts))
+        for shot in range(len(truth.slots))
+    ]
     right, whole, seen = 0, 0, []
     error = ""
     try:

@@ -105,7 +105,7 @@ def test_without_faults_all_frames_come_in_order() -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.2])
 def test_shares_are_what_was_asked_for(share: float) -> None:
-    parts = 10_000
+    parts = 4000
     found, counts = order(FaultOptions(parts=parts, lost_share=share))
     assert_binomial(counts["lost"], 2 * parts, share)
     assert len(found) == 2 * parts - counts["lost"]

@@ -19,6 +19,7 @@ import pytest
 
 from edgead.cli import main
 from edgead.errors import CameraError, ConfigError, MissingError
+from edgead.images import write_png
 from edgead.line_config import load_line
 from edgead.runtime import introspection
 from edgead.runtime.dataset_parts import DatasetCameraOptions
@@ -317,6 +318,19 @@ def test_packets_that_are_lost_are_no_frames(inside: Inside, tmp_path: Path) -> 
     for name in ("front", "back"):
         assert found[name]["health"]["incomplete"] > 0
         assert found[name]["frames"] == found[name]["whole"] == 40
+
+
+@needs_gige
+@pytest.mark.slow
+def test_images_of_different_sizes_end_the_line_in_one_line(inside: Inside, tmp_path: Path) -> None:
+    for part, size in enumerate((64, 64, 96)):
+        write_png(tmp_path / "nuts" / "Image" / "Good" / f"P{part}_V1_L1.png", np.full((size, 64, 3), part, np.uint8))
+    uri = f"dataset://{tmp_path}?kind=sim&show=all&ng_share=0&rate=10"
+    (tmp_path / "line.yaml").write_text(f"cameras: [{{name: a, view: 1, uri: '{uri}'}}]\n")
+    found = station(inside, tmp_path / "line.yaml", "trigger=software&watchdog_ms=500&open_ms=500", 4, "RGB8", "wait")
+    assert found["a"]["frames"] < 4
+    assert "over GigE Vision a camera has one size" in found["line"]
+    assert "Traceback" not in found["line"]
 
 
 @needs_gige

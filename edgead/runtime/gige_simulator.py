@@ -70,7 +70,7 @@ class GigeCamera:
         self._woken_s = 0.0
         self.is_over = False  # it has shown all its parts
         self.rewind()
-        size = camera.image(Coming(0, 0)).shape
+        self._shape = camera.image(Coming(0, 0)).shape  # of its sensor
         self._fill = _FILL(self._on_fill)  # Aravis keeps no reference
         self._server = aravis.GvFakeCamera.new(address, serial)
         if not self._server.is_running():
@@ -81,7 +81,7 @@ class GigeCamera:
         self._packet_loss = packet_loss
         self._lose(packet_loss)
         self._fake = self._server.get_fake_camera()
-        height, width = size[:2]
+        height, width = self._shape[:2]
         for register, value in (
             ("SENSOR_WIDTH", width),
             ("SENSOR_HEIGHT", height),
@@ -114,14 +114,16 @@ class GigeCamera:
         """
         if not self.is_streaming:
             with self._arming:
-                self._armed = None
+                if self._armed is not None:
+                    self._armed = None
+                    self._write("TRIGGER_SOFTWARE", 0)
             self._readiness = _Readiness.ASLEEP
             self._lose(self._packet_loss)
         elif self._readiness is _Readiness.ASLEEP and self._read("TRIGGER_MODE") and not self._read("TRIGGER_SOURCE"):
             self._readiness = _Readiness.WAKING
             self._woken_s = math.inf
             self._lose(1.0)
-            self._arm(np.zeros((1, 1, 3), np.uint8))
+            self._arm(np.zeros(self._shape, np.uint8))
         elif self._readiness is _Readiness.WAKING and time.monotonic() - self._woken_s > _SENDING_S:
             self._lose(self._packet_loss)
             self._readiness = _Readiness.READY
@@ -202,6 +204,12 @@ class GigeCamera:
 
     def _cut(self, image: Image) -> Image:
         """Return the region that the station has chosen; there is nothing beside the sensor."""
+        if image.shape != self._shape:
+            raise CameraError(
+                f"camera '{self.camera.name}': a part is {image.shape[1]}x{image.shape[0]} pixels, but the first one "
+                f"{self._shape[1]}x{self._shape[0]}; over GigE Vision a camera has one size: resize the images, or "
+                "run the station on dataset:// itself"
+            )
         x, y, width, height = (self._read(name) for name in ("X_OFFSET", "Y_OFFSET", "WIDTH", "HEIGHT"))
         region = np.zeros((height, width, 3), np.uint8)
         cut = image[y : y + height, x : x + width]
