@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from camera_fuzz import encoded, picture, write
 
-from edgead.errors import DataError
+from edgead.config import CameraConfig
+from edgead.errors import CameraError, DataError
 from edgead.images import decode_image
+from edgead.runtime.cameras import open_cameras
 
 HERE = Path(__file__).parent
 PEAK_MIB = 1200  # of a process: an image of the largest size that is read, in colour, twice, and the libraries
@@ -60,6 +63,30 @@ def test_10_000_damaged_inputs_are_refused_in_one_line(tmp_path: Path) -> None:
         folder = tmp_path / "cases"
         tried(folder, "slow", range(first, first + 1_000))
         shutil.rmtree(folder)
+
+
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    with (tmp_path / "vast.png").open("wb") as file:
+        file.truncate(50 << 30)
+    (tmp_path / "gone.png").symlink_to("/nowhere.png")
+    (tmp_path / "two\nlines.png").write_bytes(b"no image")
+    words = {
+        "pipe": "a pipe or a device",
+        "zeros": "a pipe or a device",
+        "vast": "has 51200 MiB",
+        "gone": "cannot be read",
+    }
+    for path in sorted(tmp_path.iterdir()):
+        folder = tmp_path.parent / f"{tmp_path.name}-{path.stem.split()[0]}"
+        folder.mkdir()
+        path.rename(folder / path.name)
+        (camera,) = open_cameras([CameraConfig(name="cam", uri=f"dir://{folder}")])
+        with pytest.raises(CameraError, match="camera 'cam' has vanished: ") as caught:
+            camera.read(1.0)
+        assert words.get(path.stem, "not an image") in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".bmp", ".webp"])

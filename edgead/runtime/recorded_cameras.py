@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgead.images import read_image
 from edgead.runtime.frames import ONLY, Frame, Health, address_of, options_of
 from edgead.runtime.parts import Slot
 
+_LARGEST = 1 << 30  # bytes: more than the largest image that is decoded has in colour with 16 bits
 _TRUNCATED = 0.98  # a video that ends before this share of the frames that it announces is cut short
 
 
@@ -101,6 +103,7 @@ class DirCamera:
         self._next += 1
         begin_s = time.monotonic()
         try:
+            _refuse_odd_file(shot.path)
             image = read_image(shot.path)
         except DataError as error:
             reason = " ".join(str(error).split())  # a file's name may hold anything
@@ -194,6 +197,18 @@ class VideoCamera:
         if self._video is not None:
             self._video.release()
             self._video = None
+
+
+def _refuse_odd_file(path: Path) -> None:
+    """Refuse what would keep its reader waiting for ever, or fill the memory."""
+    try:
+        status = path.stat()
+    except OSError:
+        return  # reading it says why
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path}: is no file but a pipe or a device; expected an image file")
+    if status.st_size > _LARGEST:
+        raise DataError(f"{path}: has {status.st_size >> 20} MiB; expected an image of {_LARGEST >> 20} MiB at most")
 
 
 def _pattern(config: CameraConfig) -> str:
