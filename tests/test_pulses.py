@@ -62,6 +62,27 @@ def test_cameras_of_one_line_number_its_pulses_alike_whoever_misses_the_first() 
     assert ByClock(line).number(6.8) is None  # before anybody's first pulse
 
 
+def test_a_line_that_stood_still_goes_on_with_the_next_number_for_all_cameras() -> None:
+    for pause_s in (3600.03, 3600.05, 3600.07, 1.34, 1.45):  # wherever its pulses fall then
+        line = LineClock(0.1)
+        first, second = ByClock(line), ByClock(line)
+        assert (first.number(5.0), second.number(5.03), first.number(5.1), second.number(5.12)) == (0, 0, 1, 1)
+        begin_s = 5.1 + pause_s
+        assert (second.number(begin_s + 0.04), first.number(begin_s), first.number(begin_s + 0.1)) == (2, 2, 3)
+        assert second.number(begin_s + 0.13) == 3
+
+
+def test_a_camera_that_was_away_missed_the_pulses_meanwhile() -> None:
+    line = LineClock(0.1)
+    alone = ByClock(line)
+    assert (alone.number(1.0), alone.number(4.0, was_away=True)) == (0, 30)
+    first, second = ByClock(line), ByClock(line)
+    assert (first.number(4.1), second.number(4.1)) == (31, 31)
+    for number in range(32, 90):
+        assert first.number(1.0 + 0.1 * number) == number
+    assert second.number(9.98) == 90  # others saw the line run
+
+
 # By the camera's counter
 
 

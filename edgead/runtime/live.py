@@ -200,7 +200,7 @@ class Live:
         if self._paced:
             return True  # a frame answers its trigger, whatever became of others
         if isinstance(self._pulses, ByClock):
-            return self._skip_to(self._pulses.number(shot.captured_s))
+            return self._skip_to(self._pulses.number(shot.captured_s, was_away=self._was_lost))
         skipped = self._skipped_while_away(shot) if self._was_lost else shot.skipped
         if self._last_s is not None and not self._was_lost:
             self._pauses.append((shot.captured_s - self._last_s) / (1 + skipped))

@@ -8,54 +8,61 @@ from __future__ import annotations
 
 import threading
 
+_FOLLOW = 0.25  # share of a pulse's deviation by which the expected times move
+_STOPPED = 10  # periods without any pulse after which the line has been stopped
+
 
 class LineClock:
-    """The time of the line's first pulse, shared by the cameras of a station that one line triggers."""
+    """Number the pulses of a line by when they came; shared by the cameras of a station that it triggers.
+
+    It holds while pulses come within half a period of their time; slow drift is followed. A line that stood still goes
+    on with the next number, whenever that is.
+    """
 
     def __init__(self, period_s: float) -> None:
         self.period_s = period_s
         self._lock = threading.Lock()
-        self._first_s: float | None = None
-
-    def first_s(self, now_s: float) -> float:
-        """Return when the first pulse came, which is now if no camera has seen one before."""
-        with self._lock:
-            if self._first_s is None:
-                self._first_s = now_s
-            return self._first_s
-
-
-class ByClock:
-    """Number frames by when they were taken: k periods after the last one means that k - 1 pulses were missed.
-
-    It holds while the pulses of one camera come within half a period of their time; slow drift is followed. A frame
-    sooner than that has no pulse of its own.
-    """
-
-    _FOLLOW = 0.25  # share of a frame's deviation by which the expected times move
-
-    def __init__(self, clock: LineClock) -> None:
-        self._clock = clock
         self._due_s: float | None = None  # when the last pulse was due
         self._number = 0
 
-    def number(self, captured_s: float) -> int | None:
+    def number(self, at_s: float, *, was_away: bool) -> tuple[int, float]:
+        """Return the number of the pulse at a time, from 0, and when it was due; below 0 before the first.
+
+        Args:
+            was_away: the camera that saw it was, so that pulses since the last may have been missed however many.
+        """
+        with self._lock:
+            if self._due_s is None:
+                self._due_s = at_s
+            steps = round((at_s - self._due_s) / self.period_s)
+            if steps < 1:  # another camera saw it before
+                return self._number + steps, self._due_s + steps * self.period_s
+            if steps > _STOPPED and not was_away:
+                steps, self._due_s = 1, at_s
+            else:
+                due_s = self._due_s + steps * self.period_s
+                self._due_s = due_s + _FOLLOW * (at_s - due_s)
+            self._number += steps
+            return self._number, self._due_s
+
+
+class ByClock:
+    """Number the frames of one camera by when they were taken; one sooner than its pulse has none of its own."""
+
+    def __init__(self, clock: LineClock) -> None:
+        self._clock = clock
+        self._later_s: float | None = None  # than the pulse is a frame of this camera
+        self._last = -1
+
+    def number(self, captured_s: float, *, was_away: bool = False) -> int | None:
         """Return the number of the pulse of a frame, from 0; None when none was due."""
-        period_s = self._clock.period_s
-        if self._due_s is None:
-            first_s = self._clock.first_s(captured_s)
-            number = round((captured_s - first_s) / period_s)
-            if number < 0:
-                return None
-            self._due_s, self._number = captured_s, number
-            return number
-        steps = round((captured_s - self._due_s) / period_s)
-        if steps < 1:
+        number, due_s = self._clock.number(captured_s - (self._later_s or 0.0), was_away=was_away)
+        if number <= self._last:
             return None
-        due_s = self._due_s + steps * period_s
-        self._due_s = due_s + self._FOLLOW * (captured_s - due_s)
-        self._number += steps
-        return self._number
+        if self._later_s is None:
+            self._later_s = captured_s - due_s
+        self._last = number
+        return number
 
 
 class ByCounter:
