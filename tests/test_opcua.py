@@ -124,7 +124,9 @@ def test_a_client_gets_events_state_recipe_and_results(tmp_path: Path) -> None:
             machine, mode = ("VisionStateMachine",), ("VisionStateMachine", "AutomaticModeStateMachine")
             assert await state_of(node, vision, *machine) == "Operational"
             assert await state_of(node, vision, *mode) == "Ready"
-            listener = Listener()
+            listener, refusals = Listener(), Listener()
+            subscription = await client.create_subscription(20, refusals)
+            await subscription.subscribe_events(node)
             subscription = await client.create_subscription(20, listener)
             kind = client.get_node(ua.NodeId(1024, vision))
             for source in (node, client.nodes.server):
@@ -148,6 +150,8 @@ def test_a_client_gets_events_state_recipe_and_results(tmp_path: Path) -> None:
             await recipes(node, vision, own)
             await results(node, vision, own)
             await changes(client, node, vision, own)
+            assert any("this station has one engine" in one.Message.Text for one in refusals.events)
+            await many(feed, node, vision, own)
             await sessions(port)
 
     bundle = tmp_path / "\udcff\n\u202eb"  # a folder may be called anything
@@ -155,7 +159,7 @@ def test_a_client_gets_events_state_recipe_and_results(tmp_path: Path) -> None:
         wait_until(lambda: listens(port))
         asyncio.run(look(feed))
     (report,) = feed.reports()
-    assert (report.name, report.delivered, report.pending) == ("opcua", 3, 0)
+    assert (report.name, report.delivered, report.pending) == ("opcua", 900, 0)
 
 
 async def variables(node: Any, vision: int) -> None:
@@ -227,6 +231,22 @@ async def results(node: Any, vision: int, own: int) -> None:
     assert ([json.loads(text)["sequence"] for text in texts], is_all) == ([2], False)
 
 
+async def many(feed: Feed, node: Any, vision: int, own: int) -> None:
+    """More results than one answer holds are asked for in pieces."""
+    feed.write([event(number, "NG", f"part {number}") for number in range(3, 900)])
+    management = await node.get_child(f"{vision}:ResultManagement")
+    u64, most = ua.VariantType.UInt64, ua.Variant(0, ua.VariantType.UInt32)
+    await until(lambda: feed.reports()[0].delivered == 900)
+    seen, answers, is_all = 0, 0, False
+    while not is_all:
+        texts, is_all = await management.call_method(f"{own}:GetVerdictsAfter", ua.Variant(seen, u64), most)
+        numbers = [json.loads(text)["sequence"] for text in texts]
+        assert numbers == list(range(seen + 1, seen + 1 + len(numbers)))
+        seen, answers = numbers[-1], answers + 1
+    assert seen == 900
+    assert answers > 1
+
+
 async def sessions(port: int) -> None:
     """One client that opens sessions without an end keeps nobody out."""
     greedy = asyncua.Client(f"opc.tcp://127.0.0.1:{port}/", timeout=10)
@@ -277,7 +297,7 @@ def test_a_client_reads_what_it_missed_over_restarts(tmp_path: Path) -> None:
         wait_until(lambda: listens(port))
         assert asyncio.run(ask(0)) == dict(enumerate(names, 1))  # any name travels
         assert list(asyncio.run(ask(4))) == [5, 6]
-        feed.write([event(number) for number in range(6, 10)])
+        feed.write([event(number, part=f"P{number}") for number in range(6, 10)])
         wait_until(lambda: feed.reports()[0].delivered == 4)
         assert list(asyncio.run(ask(6))) == [7, 8, 9, 10]
         assert list(asyncio.run(ask(0))) == [5, 6, 7, 8, 9, 10]  # the last six

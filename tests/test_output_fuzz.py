@@ -130,6 +130,22 @@ def test_modbus(tmp_path: Path, count: int, capfd: pytest.CaptureFixture[str]) -
         holds(feed, capfd, *before, tmp_path)
 
 
+def test_a_request_without_an_end_is_cut_off(tmp_path: Path) -> None:
+    pytest.importorskip("asyncua", reason="asyncua is not installed: pip install '.[opcua]'")
+    port = free_port()
+    hello = b"HELF" + (32).to_bytes(4, "little") + bytes(4) + b"\0\0\1\0" * 2 + bytes(8) + b"\xff" * 4
+    piece = b"MSGC" + (60_000).to_bytes(4, "little") + bytes(60_000 - 8)
+    with feeding(tmp_path, [{"opcua": {"port": port}}]) as feed:
+        wait_until(lambda: feed.reports()[0].delivered == 1)
+        before = resident_mib(feed._process.pid)
+        for message in (piece, b"MSGF" + b"\xff\xff\xff\x7f", b"MSGF" + b"\0\xff\0\0" + b"x" * 60_000):
+            with socket.create_connection(("127.0.0.1", port), 5) as link, contextlib.suppress(OSError):
+                link.sendall(hello)
+                for _ in range(1000):
+                    link.sendall(message)
+        assert resident_mib(feed._process.pid) - before < GROWTH_MIB
+
+
 @pytest.mark.parametrize("kind", ["modbus", "opcua"])
 def test_more_connections_than_any_line_has_are_closed(tmp_path: Path, kind: str) -> None:
     library = {"modbus": "pymodbus", "opcua": "asyncua"}[kind]

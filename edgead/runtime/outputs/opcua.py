@@ -154,6 +154,7 @@ class Opcua:
             if isinstance(wish, Parcel):
                 self._published.put(wish.seq)
                 self._wake()
+            await asyncio.sleep(0)  # nothing above ever waits: in a burst, clients would not be heard
         await asyncio.sleep(_SHOWN_S)
         await server.stop()
 

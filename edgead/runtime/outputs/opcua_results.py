@@ -13,6 +13,7 @@ from edgead.runtime.outputs.recipe import Recipe
 COMPLETED, FAILED = 1, 4  # ResultStateDataType
 _JUDGED = ("OK", "UNSURE", "NG")
 _LONGEST = 4096  # characters of a name
+_ANSWER, _OVERHEAD = 500_000, 700  # bytes of an answer, and of a result beside its body
 
 
 class Result(NamedTuple):
@@ -80,8 +81,7 @@ class Results:
 
     def after(self, sequence: int, most: int) -> tuple[list[Result], bool]:
         """Return results after a sequence number, and whether those are all."""
-        found = [result for result in self._kept.values() if result.fields["sequence"] > sequence]
-        return found[:most], len(found) <= most
+        return _first([result for result in self._kept.values() if result.fields["sequence"] > sequence], most)
 
     def filtered(self, state: int, ids: dict[str, str], begin: int, most: int) -> tuple[list[Result], bool]:
         """Return results that have a state (0: any) and the ids that are not empty, and whether those are all.
@@ -89,7 +89,6 @@ class Results:
         Args:
             ids: field of ResultDataType to the ``Id`` in it.
             begin: how many to pass over.
-            most: 0 is all.
         """
         wanted = {name: value for name, value in ids.items() if value}
         found = [
@@ -97,8 +96,8 @@ class Results:
             for result in self._kept.values()
             if state in (0, result.data.ResultState)
             and all(_id(getattr(result.data, name)) == value for name, value in wanted.items())
-        ][begin:]
-        return (found[:most], len(found) <= most) if most else (found, True)
+        ]
+        return _first(found[begin:], most)
 
     def _data(self, fields: dict[str, Any], body: str) -> Any:
         ua = self._ua
@@ -118,6 +117,17 @@ class Results:
             ProcessingTimes=ua.ProcessingTimesDataType(StartTime=begin, EndTime=end),
             ResultContent=[ua.Variant(body, ua.VariantType.String)],
         )
+
+
+def _first(found: list[Result], most: int) -> tuple[list[Result], bool]:
+    """Return the first results, as many as one answer holds, and whether those are all; 0 is as many as it holds."""
+    size = count = 0
+    for result in found[: most or None]:
+        size += len(result.body) + _OVERHEAD
+        if count and size > _ANSWER:
+            break
+        count += 1
+    return found[:count], count == len(found)
 
 
 def clean(name: str) -> str:

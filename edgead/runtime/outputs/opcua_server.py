@@ -28,7 +28,7 @@ from edgead.runtime.outputs.sender import SendError, secret
 
 _CONNECTIONS, _SESSIONS, _SUBSCRIPTIONS = 50, 100, 200
 _CHUNK = 65_536  # the largest that asyncua offers its clients
-_MESSAGE = 1 << 20
+_MESSAGE = 1 << 20  # the largest request; answers may be larger, and asyncua's clients know one limit for both
 _IDLE_S = 120.0  # a session that asks for nothing for so long is closed
 _ACTIVATED_S = 10.0  # a connection without a session for so long is closed
 _TYPES = (b"HEL", b"OPN", b"MSG", b"CLO")
@@ -78,6 +78,7 @@ class _Connection(OPCUAProtocol):
         super().__init__(*arguments, **named)
         self._complaints = complaints
         self._bytes = bytearray()
+        self._request = 0  # bytes of the chunks of a request that has not come to its end
 
     def data_received(self, data: bytes) -> None:
         self._bytes += data
@@ -90,6 +91,10 @@ class _Connection(OPCUAProtocol):
             if len(self._bytes) < size:
                 return
             message = bytes(self._bytes[:size])
+            self._request = self._request + size if message[3:4] == b"C" else 0
+            if self._request > _MESSAGE:
+                self._refuse("a request without an end")
+                return
             del self._bytes[:size]
             super().data_received(message)
 
@@ -136,12 +141,11 @@ class ReadOnlyServer(Server):
         self.set_endpoint(f"opc.tcp://{host}:{config.port}{_PATH}")
         self.socket_address = (config.host, config.port)
         self.allow_remote_admin(False)
-        self.limits.max_message_size = _MESSAGE
-        self.limits.max_chunk_count = 2 * _MESSAGE // _CHUNK
         inside = self.iserver
         inside.max_connections, inside.max_subscriptions = _CONNECTIONS, _SUBSCRIPTIONS
         inside.max_pending_activation_seconds = _ACTIVATED_S
         inside.max_session_timeout_ms = 1e3 * _IDLE_S
+        inside.max_monitored_item_queue_size = 1000
         inside.max_unacked_messages_per_subscription = 1000
 
     async def init(self, shelf_file: Any = None) -> None:

@@ -14,7 +14,6 @@ from edgead.runtime.outputs.recipe import Recipe
 from edgead.runtime.outputs.sender import Condition
 
 EDGEAD = "urn:edgead"
-_MOST = 1000  # results in one answer
 _PLAIN = {
     "Sequence": "UInt64",
     "EventId": "String",
@@ -257,11 +256,11 @@ class Space:
     async def _list_results(self, state: int, *arguments: Any) -> Any:
         ids = {name: _id(value) for name, value in zip(_IDS, arguments, strict=False)}
         most, begin, _ = arguments[len(_IDS) :]
-        found, is_all = self._results.filtered(state, ids, begin, min(most or _MOST, _MOST))
+        found, is_all = self._results.filtered(state, ids, begin, most)
         return [is_all, len(found), 0, [result.data for result in found], 0]
 
     async def _list_after(self, sequence: int, most: int) -> Any:
-        found, is_all = self._results.after(sequence, min(most or _MOST, _MOST))
+        found, is_all = self._results.after(sequence, most)
         return [[result.body for result in found], is_all]
 
 
