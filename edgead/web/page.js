@@ -129,17 +129,20 @@ function build(layout) {
 /** Views are rows and lights are columns; with one of either, whatever fills the screen best. */
 function place(root, layout, views, lights) {
   const slots = layout.slots;
+  const fill = (rows, columns) => {
+    root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
+    root.style.gridTemplateRows = `repeat(${rows}, minmax(0, 1fr))`;
+    root.classList.toggle("dense", rows > 2 || columns > 4);
+  };
   if (views.length > 1 && lights.length > 1) {
-    root.style.gridTemplateColumns = `repeat(${lights.length}, minmax(0, 1fr))`;
-    root.style.gridTemplateRows = `repeat(${views.length}, minmax(0, 1fr))`;
+    fill(views.length, lights.length);
     slots.forEach(([view, light], index) => {
       state.tiles[index].root.style.gridArea = `${views.indexOf(view) + 1} / ${lights.indexOf(light) + 1}`;
     });
     return;
   }
   const columns = Math.ceil(Math.sqrt(slots.length));
-  root.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
-  root.style.gridTemplateRows = `repeat(${Math.ceil(slots.length / columns)}, minmax(0, 1fr))`;
+  fill(Math.ceil(slots.length / columns), columns);
 }
 
 function counter(name) {
