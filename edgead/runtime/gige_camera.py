@@ -149,9 +149,9 @@ class GigeSource:
             self._chunks = camera.create_chunk_parser()
         elif options.counter and not camera.is_feature_available(options.counter):
             raise CameraError(f"{self._address} has no feature {options.counter}; see arv-tool-0.8 features")
-        self._exposure_us = self._set_exposure()
+        self._exposure_us = self._exposure_now()
 
-    def _set_exposure(self) -> float:
+    def _exposure_now(self) -> float:
         """Return the exposure that the camera has, in microseconds; 0 where it has none, or changes it by itself."""
         camera = self._camera
         if not camera.is_exposure_time_available():
