@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmarks.endurance.conservation import triggers_of
 from edgead.config import SinksConfig, StationConfig, load_station
 from edgead.errors import ConfigError, DataError
 from edgead.output_config import OutboxConfig
+from edgead.runtime import journal as journal_module
 from edgead.runtime import recovery
 from edgead.runtime.events import Event
 from edgead.runtime.fake import FakeRunner
@@ -270,6 +272,22 @@ def test_a_second_station_is_kept_out(tmp_path: Path) -> None:
     journal.triggered(0)
     journal.close()
     Journal(tmp_path).close()
+
+
+def test_a_station_that_does_not_start_leaves_no_journal_and_lets_the_next_one_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Journal(tmp_path)
+    with monkeypatch.context() as patient:
+        patient.setattr(journal_module, "_LOCK_S", 30.0)
+        waits = threading.Timer(0.3, first.close)
+        waits.start()
+        second = Journal(tmp_path)  # had the file open when the first one removed it
+        waits.join()
+    with pytest.raises(ConfigError, match="another station has it"):
+        Journal(tmp_path)
+    second.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def _truncated(path: Path) -> None:

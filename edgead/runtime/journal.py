@@ -155,6 +155,9 @@ class Journal:
             return
         if self._head is not None:
             self._head[_ENDED] = 1
+        elif not os.fstat(self._file).st_size:  # a station that did not start leaves nothing behind
+            with contextlib.suppress(OSError):
+                self.path.unlink()
         fcntl.flock(self._file, fcntl.LOCK_UN)  # closing would not do: the map holds the file open
         os.close(self._file)
         self._file = -1
@@ -176,7 +179,11 @@ class Journal:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
+                if os.path.samestat(os.fstat(file), os.lstat(self.path)):
+                    return file
+                os.close(file)  # who had it has just removed it
+            except FileNotFoundError:
+                os.close(file)
             except OSError as error:
                 os.close(file)
                 if not isinstance(error, BlockingIOError) or time.monotonic() >= give_up_s:
