@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -151,6 +152,26 @@ def test_trigger_ready_follows_the_room_of_the_station_and_its_end(tmp_path: Pat
         wait_until(lambda: not is_ready())
         closing.join(20)
         assert not closing.is_alive()
+    finally:
+        feed.close()
+        client.close()
+
+
+@pytest.mark.parametrize("verdict", CODES)
+def test_only_missed_and_rejected_parts_are_missed_acquisitions(tmp_path: Path, verdict: str) -> None:
+    port = free_port()
+    feed = Feed(station(tmp_path, [{"modbus": {"port": port}}], outbox={"drain_s": 0}))
+    client = client_of.ModbusTcpClient("127.0.0.1", port=port, timeout=5)
+    try:
+        fields = {**json.loads(EXAMPLE), "verdict": verdict}
+        feed.write([Event(fields["event_id"], json.dumps(fields))])
+        wait_until(client.connect)
+        wait_until(lambda: client.read_holding_registers(16).registers[0] & 8)
+        is_missed = verdict in ("MISSED", "REJECTED")
+        assert bool(client.read_holding_registers(16).registers[0] & 2) == is_missed
+        assert client.read_holding_registers(21).registers[0] == CODES[verdict]
+        client.write_register(0, 2)
+        assert not client.read_holding_registers(16).registers[0] & 2
     finally:
         feed.close()
         client.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import signal
 import socket
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outputs_bench import free_port, station, wait_until
+from outputs_bench import THRESHOLD, free_port, station, wait_until
 
 asyncua = pytest.importorskip("asyncua", reason="asyncua is not installed: pip install '.[opcua]'")
 from asyncua import ua  # noqa: E402
 
+from edgead.bundle import Bundle, BundleInfo  # noqa: E402
 from edgead.runtime.events import Event  # noqa: E402
 from edgead.runtime.outputs.feed import Feed  # noqa: E402
+from edgead.runtime.outputs.recipe import Recipe, recipe_of  # noqa: E402
 
 MACHINE_VISION = "http://opcfoundation.org/UA/MachineVision"
 RUN = "0123456789ab"
@@ -373,6 +376,23 @@ def test_what_stands_in_the_way_is_said_in_one_line(tmp_path: Path, what: str) -
     words = {"text": "no certificate and its key", "port": "cannot listen", "pair": "not the RSA key of this"}
     assert words[what] in report.last_error
     assert "\n" not in report.last_error
+
+
+def test_a_recipe_tells_the_bundle_and_the_artefact_by_its_hash(tmp_path: Path) -> None:
+    bundle = Bundle.create(tmp_path / "tiles", BundleInfo(network="cfrg-lite0", category="tile", size_hw=(64, 64)))
+
+    def write(path: Path) -> None:
+        path.write_bytes(b"model")
+
+    bundle.add("fp32", write, kind="onnx", precision="fp32", made_from=None, tools={})
+    bundle.set_threshold("fp32", THRESHOLD)
+    config = station(tmp_path, []).model_copy(update={"bundle": bundle.path})
+    recipe = recipe_of(config)
+    assert recipe.name == "tiles/fp32"
+    assert (recipe.product, recipe.sha256) == ("tile", hashlib.sha256(b"model").hexdigest())
+    assert (recipe.unsure, recipe.ng) == (0.5, 0.75)
+    (tmp_path / "tiles" / "bundle.json").write_text("{")
+    assert recipe_of(config) == Recipe(name="tiles/fp32")
 
 
 PROGRAM = """
