@@ -1,7 +1,7 @@
 """A GigE Vision camera on a line: ``gige_line.py ADDRESS SERIAL``, triggered by pulses that standard input orders.
 
-Aravis' fake camera in this process, with a counter of pulses added to its features. A line of input such as
-``100 x 2 1`` is a run of pulses, 100 ms apart: ``1`` is one pulse, ``x`` one that never reaches the
+Aravis' fake camera in this process, with counters of pulses and of missed ones added to its features. A line of input
+such as ``100 x 2 1`` is a run of pulses, 100 ms apart: ``1`` is one pulse, ``x`` one that never reaches the
 camera's trigger but its counter, ``2`` two at once, which trigger it while it is busy. Prints ``ready``, and ``done``
 after each run. To be run in a network namespace of its own.
 """
@@ -16,6 +16,7 @@ from edgead.runtime import introspection
 
 COUNTER = 0x400
 SOURCE = 0x404
+MISSES = 0x408
 FEATURES = f"""
 <Enumeration Name="CounterEventSource" NameSpace="Standard">
   <EnumEntry Name="Off" NameSpace="Standard"><Value>0</Value></EnumEntry>
@@ -28,6 +29,10 @@ FEATURES = f"""
 </IntReg>
 <IntReg Name="CounterValue" NameSpace="Standard">
   <Address>{COUNTER:#x}</Address><Length>4</Length><AccessMode>RO</AccessMode><pPort>Device</pPort>
+  <Cachable>NoCache</Cachable><Sign>Unsigned</Sign><Endianess>BigEndian</Endianess>
+</IntReg>
+<IntReg Name="MissedTriggers" NameSpace="Custom">
+  <Address>{MISSES:#x}</Address><Length>4</Length><AccessMode>RO</AccessMode><pPort>Device</pPort>
   <Cachable>NoCache</Cachable><Sign>Unsigned</Sign><Endianess>BigEndian</Endianess>
 </IntReg>
 <Port Name="Device" """
@@ -54,6 +59,9 @@ def main(address: str, serial: str) -> None:
             for pulse in pulses:
                 time.sleep(max(0.0, due_s - time.monotonic()))
                 due_s += float(period_ms) / 1e3
+                if pulse != "1":
+                    _, count = camera.read_register(MISSES)
+                    camera.write_register(MISSES, count + 1)
                 for _ in range(2 if pulse == "2" else 1):
                     _, count = camera.read_register(COUNTER)
                     _, source = camera.read_register(SOURCE)

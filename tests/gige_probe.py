@@ -126,10 +126,10 @@ def lights(uri: str) -> None:
 
 
 def free(uri: str, pixel_format: str, resend: str) -> None:
-    """Take frames of viva's fake camera, which drops a packet of its blocks 3 and 6."""
+    """Take frames of viva's fake camera, which drops a packet of each third block."""
     from viva_genicam.testing import FakeGigeCamera
 
-    dropped = [(3, 2), (6, 1)]
+    dropped = [(block, 1 + block % 2) for block in range(3, 3000, 3)]
     options = {"fps": 30, "drop_packets": dropped, "packet_resend": resend == "resend", "pixel_format": pixel_format}
     with FakeGigeCamera(width=320, height=200, **options):
         (camera,) = opened(uri)
@@ -150,7 +150,9 @@ def chunks(uri: str, driver: Literal["aravis", "viva"]) -> None:
     """Number frames by a chunk that comes with them: one of viva's fake camera counts frames, dropped ones too."""
     from viva_genicam.testing import FakeGigeCamera
 
-    with FakeGigeCamera(width=64, height=480, fps=30, drop_packets=[(4, 1), (5, 1)], packet_resend=False):
+    with FakeGigeCamera(
+        width=64, height=480, fps=30, drop_packets=[(block, 1) for block in range(4, 4000, 4)], packet_resend=False
+    ):
         config = CameraConfig(name="cam", uri=uri)
         options = GigeOptions(counter="ChunkFrameID", driver=driver)  # no pulses: it has no input
         source = VivaSource(config, options) if driver == "viva" else GigeSource(config, options)

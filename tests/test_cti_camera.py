@@ -88,7 +88,7 @@ def test_features_are_set_and_a_rate_is_the_cameras_own() -> None:
         ("?serial=0&trigger=software", CameraError, "has no feature TriggerSelector"),
         ("?serial=0&set=Width", ConfigError, "expected Name:value"),
         ("?seriel=0", ConfigError, "did you mean 'serial'?"),
-        ("?serial=0&counter=CounterValue", ConfigError, "need the input that takes them"),
+        ("?serial=0&counter=CounterValue", ConfigError, "it needs the input that takes them"),
     ],
 )
 def test_a_wrong_address_is_refused_in_one_line(query: str, error: type[Exception], words: str) -> None:

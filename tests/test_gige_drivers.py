@@ -64,7 +64,7 @@ def test_packets_that_are_dropped_are_sent_again_or_their_frames_left_out(
     else:
         assert health["incomplete"] >= 2
         assert health["transport"]["resent_packets"] == 0
-        assert {2, 5}.isdisjoint(seen["triggers"])  # blocks 3 and 6
+        assert len({trigger % 3 for trigger in seen["triggers"]}) == 2  # each third one is missing
 
 
 @pytest.mark.slow

@@ -158,6 +158,16 @@ def test_a_camera_that_misses_pulses_keeps_its_numbers_by_its_counter(inside: In
 
 
 @needs_gige
+@pytest.mark.parametrize("driver", ["aravis", "viva"])
+def test_a_camera_that_counts_its_misses_keeps_its_numbers(inside: Inside, driver: str) -> None:
+    (seen,) = inside("pulses", f"gige://127.0.0.1?{LINE}&misses=MissedTriggers&driver={driver}", "250 1 1 x 1 1 2 1 1")
+    assert seen["triggers"] == [0, 1, 4, 7, 8]
+    assert seen["health"]["unnumbered"] == 2
+    assert seen["health"]["missed"] == 4  # 2, and 5 or 6, with 3 and the other, whose frames were in doubt
+    assert seen["health"]["triggers"] == "counted by MissedTriggers"
+
+
+@needs_gige
 def test_cameras_that_miss_pulses_stay_together_by_the_clock_even_from_the_first(inside: Inside) -> None:
     first, second = inside(
         "pulses",
@@ -183,8 +193,14 @@ def test_a_camera_whose_missed_pulses_show_nowhere_says_so(inside: Inside) -> No
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("period_ms=100", "need the input that takes them, such as trigger=Line1"),
-        ("trigger=software&counter=CounterValue", "need the input that takes them"),
+        ("period_ms=100", "period_ms numbers the pulses of a line; it needs the input"),
+        (
+            "trigger=software&counter=CounterValue",
+            "it needs the input that takes them, such as trigger=Line1, in its address",
+        ),
+        ("trigger=Line1&counter=CounterValue&misses=Missed", "counter and misses would number its frames"),
+        ("trigger=Line1&period_ms=100&counter=CounterValue", "period_ms and counter would number"),
+        ("trigger=Line1&misses=7", "misses"),
         ("trigger=Line1&period_ms=0", "period_ms"),
         ("trigger=Line1&period_ms=often", "period_ms"),
         ("trigger=Line1&counter=0", "counter"),

@@ -159,8 +159,8 @@ class _Pulses(TypedDict):
 
 def _pulses(options: LiveOptions, clocks: dict[float, LineClock]) -> _Pulses:
     trigger = options.trigger if isinstance(options, GenicamOptions) else "off"
-    if isinstance(options, GenicamOptions) and options.counter:
-        return {"pulses": ByCounter(exact=options.chunk is not None), "triggers": f"counted by {options.counter}"}
+    if isinstance(options, GenicamOptions) and (counter := options.counter or options.misses):
+        return {"pulses": ByCounter(exact=options.chunk is not None), "triggers": f"counted by {counter}"}
     if options.period_ms is not None:
         clock = clocks.setdefault(options.period_ms, LineClock(options.period_ms / 1e3))
         return {"pulses": ByClock(clock), "triggers": f"by the clock, one each {options.period_ms:g} ms"}

@@ -46,6 +46,7 @@ class CtiSource:
         self._asked = False  # a software trigger waits for its frame
         self._exposure_us = 0.0  # 0 where the camera does not say
         self._last_id: int | None = None
+        self._seen = 0  # frames, lost ones too
         self.counted: int | None = None
         self.transport: dict[str, int] = {}
 
@@ -164,6 +165,7 @@ class CtiSource:
         self._last_id = number
         skipped = gap if 0 <= gap < 10_000 else 0  # ids of some producers wrap, at their own number
         self.transport["missing_frames"] += skipped
+        self._seen += 1 + skipped
         if not buffer.module.is_complete():
             self.transport["failures"] += 1
             return Shot(None, captured_s, skipped)
@@ -180,9 +182,12 @@ class CtiSource:
     def _count(self, buffer: Any) -> int | None:
         """Ask how many pulses the camera has counted: the chunk of a buffer, or the camera itself."""
         options = self._options
-        if options.counter is None or (options.chunk and buffer is None):
+        counter = options.counter or options.misses
+        if counter is None or (options.chunk and buffer is None):
             return None
-        return int(self._node(options.counter).value)  # chunks have been read into the nodes by the fetch
+        return int(self._node(counter).value) + (
+            self._seen if options.misses else 0
+        )  # chunks have been read into the nodes by the fetch
 
 
 def _load(harvesters: Any, path: Path) -> Any:

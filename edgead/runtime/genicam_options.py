@@ -23,6 +23,7 @@ class GenicamOptions(LiveOptions):
         set: further features, ``Name:value`` by commas, set in that order before anything else.
         counter: an integer feature that counts the pulses of the trigger input, such as CounterValue, which is read
             after each frame, or the chunk of a frame, such as ChunkCounterValue, which comes with it.
+        misses: an integer feature that counts the pulses that the camera could not take, in place of counter.
         buffers: frames that may wait for the station.
     """
 
@@ -33,6 +34,7 @@ class GenicamOptions(LiveOptions):
     pixel_format: str | None = None
     set: tuple[tuple[str, str], ...] = ()
     counter: str | None = Field(default=None, pattern=r"^[A-Za-z]\w*$")
+    misses: str | None = Field(default=None, pattern=r"^[A-Za-z]\w*$")
     buffers: int = Field(default=8, ge=2, le=256)
 
     @field_validator("exposure_us", mode="before")
@@ -74,11 +76,14 @@ class GenicamOptions(LiveOptions):
                 f"camera '{camera}': exposure_us has {len(self.exposure_us)} values for {lights} illuminations; "
                 "expected one above 0 for each, or one for all"
             )
-        if self.trigger in ("off", "software") and (self.period_ms is not None or self.counter is not None):
+        ways = [name for name in ("period_ms", "counter", "misses") if getattr(self, name) is not None]
+        if ways and self.trigger in ("off", "software"):
             raise ConfigError(
-                f"camera '{camera}': period_ms and counter number the pulses of a line; they need the input that takes "
-                "them, such as trigger=Line1, in its address"
+                f"camera '{camera}': {ways[0]} numbers the pulses of a line; it needs the input that takes them, such "
+                "as trigger=Line1, in its address"
             )
+        if len(ways) > 1:
+            raise ConfigError(f"camera '{camera}': {' and '.join(ways)} would number its frames; give one of them")
 
 
 class GigeOptions(GenicamOptions):

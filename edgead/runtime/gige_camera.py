@@ -38,6 +38,7 @@ class GigeSource:
         self._last_id: int | None = None
         self._formats: dict[int, str] = {}
         self._chunks: Any = None  # reads those of a buffer
+        self._seen = 0  # frames, lost ones too
         self.counted: int | None = None
 
     @property
@@ -79,6 +80,7 @@ class GigeSource:
         try:
             captured_s = self._captured_s(buffer)
             skipped = self._skipped(buffer.get_frame_id())
+            self._seen += 1 + skipped
             if buffer.get_status() != self._aravis.BufferStatus.SUCCESS:
                 return Shot(None, captured_s, skipped)
             count = self._count(buffer)
@@ -147,8 +149,8 @@ class GigeSource:
         if options.chunk:
             camera.set_chunks(options.chunk.removeprefix("Chunk"))
             self._chunks = camera.create_chunk_parser()
-        elif options.counter and not camera.is_feature_available(options.counter):
-            raise CameraError(f"{self._address} has no feature {options.counter}; see arv-tool-0.8 features")
+        elif (name := options.counter or options.misses) and not camera.is_feature_available(name):
+            raise CameraError(f"{self._address} has no feature {name}; see arv-tool-0.8 features")
         self._exposure_us = self._exposure_now()
 
     def _exposure_now(self) -> float:
@@ -176,13 +178,14 @@ class GigeSource:
 
     def _count(self, buffer: Any) -> int | None:
         """Ask how many pulses the camera has counted: the chunk of a buffer, or the camera itself."""
-        counter, chunk = self._options.counter, self._options.chunk
+        chunk, misses = self._options.chunk, self._options.misses
+        counter = self._options.counter or misses
         try:
             if chunk:
                 return int(self._chunks.get_integer_value(buffer, chunk)) if buffer else None
             if counter is None or (buffer and self._stream.get_n_buffers().n_output_buffers):
                 return None  # a frame waits behind this one: its pulse would be counted for this one
-            return int(self._camera.get_integer(counter))
+            return int(self._camera.get_integer(counter)) + (self._seen if misses else 0)
         except Exception as error:  # GLib.Error: not in the chunks, no answer
             raise CameraError(f"{self._address} does not tell its {counter} ({_reason(error)})") from error
 

@@ -45,6 +45,7 @@ class VivaSource:
         self._last_id: int | None = None
         self._lag = Lag()
         self._ticks_hz = 0
+        self._seen = 0  # frames, lost ones too
         self.counted: int | None = None
 
     @property
@@ -93,6 +94,7 @@ class VivaSource:
         captured_s = now_s - self._lag.of(frame.ts_dev / self._ticks_hz if has_clock else None, now_s)
         last, self._last_id = self._last_id, frame.block_id
         missed = skipped(last, frame.block_id)
+        self._seen += 1 + missed
         if not frame.is_complete:
             return Shot(None, captured_s, missed)
         count = self._count(frame)
@@ -169,14 +171,15 @@ class VivaSource:
 
     def _count(self, frame: Any) -> int | None:
         """Ask how many pulses the camera has counted: the chunk of a frame, or the camera itself."""
-        counter, chunk = self._options.counter, self._options.chunk
+        chunk, misses = self._options.chunk, self._options.misses
+        counter = self._options.counter or misses
         try:
             if chunk:
                 return int(self._camera.chunk_features(frame)[chunk]) if frame else None
             if counter is None:
                 return None
             self._camera.invalidate(counter)
-            return int(self._camera.get_integer(counter))
+            return int(self._camera.get_integer(counter)) + (self._seen if misses else 0)
         except (self._viva.GenicamError, KeyError, TypeError) as error:
             raise CameraError(f"{self._address} does not tell its {counter} ({_reason(error)})") from error
 
