@@ -1,0 +1,193 @@
+"""Accuracy and speed of PatchCore, PaDiM, STFPM, RD4AD and EfficientAD beside CFRG, on the same teacher and images.
+
+    python -m benchmarks.peers runs/magnetic_tile --seeds 3 --save benchmarks/results/peers_magnetic_tile.json
+    python -m benchmarks.peers runs/magnetic_tile --speed --save benchmarks/results/peers_speed.json
+
+The first fits and measures every method and seed that the file does not hold yet, so a run that was killed goes on
+where it was. Each method's first seed is kept as a bundle; ``edgead quantize`` makes its INT8. The second measures the
+speed of what was kept, and of the run, in turns: on a quiet machine. Names of methods that end in ``-deep`` tap the
+teacher at strides 8, 16 and 32, as cfrg-lite0 does, instead of 4, 8 and 16, as the papers do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import results
+from benchmarks.peers import measuring
+from benchmarks.peers.detector import DetectorRunner, Good
+from benchmarks.peers.keeping import keep
+from benchmarks.peers.measuring import METHODS, OURS, VARIANTS
+from benchmarks.peers.record import Record
+from benchmarks.peers.speed import bundles, measure_speed
+from edgead.bundle import BundleInfo
+from edgead.cfrg.train import _keep_freed_memory, train
+from edgead.config import TrainConfig, load_train
+from edgead.datasets import Dataset
+from edgead.errors import ConfigError, EdgeadError, nearest
+from edgead.progress import task
+from edgead.runtime.torch_runner import TorchRunner
+from edgead.yaml_file import check
+
+_SPEED_IMAGES = 32
+
+
+def main() -> int:
+    """Run the benchmark from the command line; returns the exit code."""
+    options = _parser().parse_args()
+    command = f"python -m benchmarks.peers {shlex.join(map(str, sys.argv[1:]))}"
+    try:
+        config, names = _config(options), _names(options.methods)
+        for name in ("seeds", "threads", "epochs"):
+            if (value := getattr(options, name)) is not None and value < 1:
+                raise ConfigError(f"--{name} is {value}; expected 1 or more")
+        torch.set_num_threads(options.threads)
+        _keep_freed_memory()
+        folder = options.keep or Path("runs/peers") / (config.dataset.category or config.dataset.kind)
+        if options.speed:
+            rows = _speed(options, config, folder, command)
+            columns = ["method", "artefact", "backend", "fps", "p50_ms", "iqr_ms", "times_ours", "MiB"]
+        else:
+            rows = _accuracy(options, config, names, folder, command)
+            columns = ["method", "seeds", "image_AUROC", "image_AUROC_range", "pixel_AUPRO", "pixel_AUPRO_range"]
+        for line in [columns, *([str(row[name]) for name in columns] for row in rows)]:
+            print("  ".join(f"{word:<16}" for word in line).rstrip())
+    except EdgeadError as error:
+        print(f"benchmarks.peers: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, metavar="RUN|FILE", help="a run of edgead, or a train.yaml")
+    parser.add_argument("--root", type=Path, help="the dataset's folder, instead of the file's")
+    parser.add_argument(
+        "--methods", default=",".join((*METHODS, OURS)), help=f"of {', '.join((*METHODS, *VARIANTS, OURS))}"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="0 to N-1 (%(default)s)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of methods that learn, instead of their own")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch and runners (%(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="bundles of the peers (runs/peers/CATEGORY)")
+    parser.add_argument("--speed", action="store_true", help="measure the speed of the kept bundles and of RUN")
+    parser.add_argument("--seconds", type=float, default=120, metavar="S", help="with --speed (%(default)s)")
+    parser.add_argument("--save", type=Path, required=True, metavar="FILE", help="results, as JSON")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> TrainConfig:
+    source = options.config / "train.yaml" if options.config.is_dir() else options.config
+    config = load_train(source)
+    values = config.model_dump()
+    if options.root is not None:
+        values["dataset"]["root"] = options.root
+    return check(TrainConfig, values, name="flags")
+
+
+def _names(words: str) -> list[str]:
+    known = (*METHODS, *VARIANTS, OURS)
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no method '{name}'{nearest(name, known)}")
+    if not names:
+        raise ConfigError(f"--methods names none{nearest('', known)}")
+    return list(dict.fromkeys(names))
+
+
+def _accuracy(
+    options: argparse.Namespace, config: TrainConfig, names: list[str], folder: Path, command: str
+) -> list[dict[str, Any]]:
+    dataset = config.dataset.open()
+    conditions = {
+        "dataset": config.dataset.model_dump(mode="json", exclude={"root"}),
+        "size": config.size,
+        "teacher": "EfficientNet-Lite0, ImageNet",
+        "images": {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")},
+    }
+    record = Record(options.save, command, conditions)
+    good: Good | None = None
+    for seed in range(options.seeds):
+        for name in names:
+            chosen = _settings(name, config, options.epochs)
+            if record.has(name, seed, chosen):
+                print(f"{name} seed {seed}: measured before", file=sys.stderr)
+                continue
+            if name == OURS:
+                row = _ours(config, dataset, seed, options)
+            else:
+                if good is None:
+                    images = measuring.good_images(dataset.train, dataset.validation, (config.size, config.size))
+                    good = Good(images.train, images.validation, config.teacher_weights)
+                row = _peer(name, config, dataset, good, seed, options, folder)
+            record.add({"method": name, "seed": seed, **row}, chosen)
+            print(f"{name} seed {seed}: {row['image_AUROC']} {row['pixel_AUPRO']}", file=sys.stderr)
+    return record.summaries()
+
+
+def _settings(name: str, config: TrainConfig, epochs: int | None) -> dict[str, Any]:
+    if name == OURS:
+        return _recipe(config, epochs).model_dump(mode="json", exclude={"dataset", "seed", "size"})
+    return measuring.settings(measuring.method(name, epochs=epochs))
+
+
+def _recipe(config: TrainConfig, epochs: int | None) -> TrainConfig:
+    return config.model_copy(update={"network": OURS, "epochs": epochs or config.epochs})
+
+
+def _peer(
+    name: str,
+    config: TrainConfig,
+    dataset: Dataset,
+    good: Good,
+    seed: int,
+    options: argparse.Namespace,
+    folder: Path,
+) -> dict[str, Any]:
+    """Fit one peer, keep the first seed's, and measure it."""
+    method = measuring.method(name, epochs=options.epochs)
+    begin = time.monotonic()
+    with task(f"{name} seed {seed}", method.steps(len(good.train))) as advance:
+        detector = method.fit(good, seed=seed, advance=advance)
+    minutes = round((time.monotonic() - begin) / 60, 1)
+    if seed == 0:
+        info = BundleInfo(
+            network=name, category=dataset.category, size_hw=(config.size, config.size), dataset=config.dataset
+        )
+        keep(detector, folder / name, info, good.train[:3])
+    with DetectorRunner(detector, threads=options.threads) as runner:
+        return {**measuring.measure(runner, dataset.test, seed=seed), "fit_minutes": minutes}
+
+
+def _ours(config: TrainConfig, dataset: Dataset, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train cfrg-lite0 by its own recipe and measure it in the same way."""
+    recipe = _recipe(config, options.epochs).model_copy(update={"seed": seed})
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(recipe, Path(folder))
+    with TorchRunner(trained.cfrg, threads=options.threads) as runner:
+        figures = measuring.measure(runner, dataset.test, seed=seed)
+    return {**figures, "fit_minutes": round(trained.seconds / 60, 1)}
+
+
+def _speed(options: argparse.Namespace, config: TrainConfig, folder: Path, command: str) -> list[dict[str, Any]]:
+    ours = [options.config] if (options.config / "bundle.json").is_file() else []
+    test = config.dataset.open().test
+    images = measuring.read_images(test[:: max(1, len(test) // _SPEED_IMAGES)], (config.size, config.size))
+    rows = measure_speed(bundles(folder, *ours), images, threads=options.threads, seconds=options.seconds)
+    conditions = {"size": config.size, "batch": 1, "threads": options.threads, "images": len(images)}
+    results.save(options.save, command=command, conditions=conditions, rows=rows)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())
