@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgead.bundle import Bundle
 from edgead.errors import ArtefactError, ConfigError, EdgeadError
 from edgead.images import Image
@@ -63,6 +65,9 @@ class Engine:
 
     Attributes:
         threshold: of its artefact.
+
+    Raises:
+        ArtefactError: the engine does not run.
     """
 
     def __init__(self, name: str, runner: Runner, threshold: Threshold, about: Mapping[str, Any]) -> None:
@@ -77,6 +82,9 @@ class Engine:
         }
         self._runner = runner
         self._inspector = Inspector(runner, threshold)
+        self._inspector.inspect(
+            [np.zeros((*runner.size_hw, 3), np.uint8)]
+        )  # the first is slow: no request waits for it
         self._orders: queue.Queue[_Order | None] = queue.Queue()  # bounded by the places of the server
         self._thread = threading.Thread(None, self._live, f"engine {name}", daemon=True)
         self._thread.start()

@@ -30,37 +30,23 @@ async def read_body(request: Request, limit: int) -> bytes:
     told = request.headers.get("content-length", "")
     if told.isascii() and told.isdecimal() and (len(told) > 15 or int(told) > limit):
         raise too_large
-    pieces, size = [], 0
     try:
-        async with _Patience():
-            async for piece in request.stream():
-                size += len(piece)
-                if size > limit:
-                    raise too_large
-                pieces.append(piece)
+        body = await asyncio.wait_for(_collected(request, limit, too_large), READ_S)
     except asyncio.TimeoutError as error:
         raise ProblemError(408, f"the body did not come within {READ_S:g} s") from error
-    if not size:
+    if not body:
         raise ProblemError(400, "the body is empty; send an image: curl --data-binary @image.png")
+    return body
+
+
+async def _collected(request: Request, limit: int, too_large: ProblemError) -> bytes:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit:
+            raise too_large
+        pieces.append(piece)
     return b"".join(pieces)
-
-
-class _Patience:  # asyncio.timeout, which Python 3.10 lacks
-    async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._late = False
-
-        def cancel() -> None:
-            self._late = True
-            task.cancel()
-
-        self._timer = asyncio.get_running_loop().call_later(READ_S, cancel)
-
-    async def __aexit__(self, kind: object, _error: object, _trace: object) -> None:
-        self._timer.cancel()
-        if kind is asyncio.CancelledError and self._late:
-            raise asyncio.TimeoutError
 
 
 def images_of(content_type: str, body: bytes) -> dict[str, bytes]:
