@@ -1,7 +1,8 @@
 """Fusion of a part's frames: the largest score against conformal p-values, and ways to combine these.
 
     python -m benchmarks.fusion RUN [RUN ...]                  print a row for each set of parts and each fusion
-    python -m benchmarks.fusion RUN [RUN ...] --save FILE      write the measurements, too
+    python -m benchmarks.fusion RUN [RUN ...] --save X.json    write the measurements: what a station can choose from
+                                                               on parts as they are, and all else to X_rules.json
 
 A run of a simulated object is measured on fresh parts, as they are and with one noisy camera; any other run on the
 parts of its dataset that have one image of every view and light. Good parts are divided at random, many times, into
@@ -31,7 +32,7 @@ from edgead.evaluate import score_samples
 from edgead.good_parts import FEWEST, GoodParts
 from edgead.metrics import auroc
 from edgead.progress import task
-from edgead.runtime.fusion import Curve, Judge, Largest, calibrated
+from edgead.runtime.fusion import FUSIONS, Curve, Judge, Largest, calibrated
 from edgead.runtime.open import open_runner
 from edgead.runtime.parts import Slot
 from edgead.runtime.runner import Runner
@@ -41,6 +42,7 @@ Floats = npt.NDArray[np.float64]
 BUDGET: dict[str, Any] = {"false_reject_ppm": 50_000.0, "confidence": 0.95, "unsure_ratio": 4.0}
 _CALIBRATED = (12, 60, 200)  # Good parts
 _EQUAL = 0.05  # share of the judged Good parts that all rules are made to reject, to compare what they miss
+_ONE_FRAME = ", seen by one frame"
 _NOISE = 6.0  # of the noisy camera, grey levels
 
 
@@ -166,7 +168,7 @@ def with_one_frame_only(scores: Scores) -> Scores:
     mixed[rows, best] = scores.defective[rows, best]
     shown = np.zeros_like(scores.shown)
     shown[rows, best] = True
-    return scores._replace(name=f"{scores.name}, seen by one frame", defective=mixed, shown=shown)
+    return scores._replace(name=f"{scores.name}{_ONE_FRAME}", defective=mixed, shown=shown)
 
 
 def simulated(runner: Runner, spec: ObjectSpec, name: str, *, good: int, defective: int, seed: int) -> list[Scores]:
@@ -224,6 +226,13 @@ def recorded(runner: Runner, samples: Sequence[Sample], name: str) -> Scores:
     return Scores(name, slots, table[~bad], table[bad], shown[bad])
 
 
+def divided(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of what a station can choose from on parts as they are, and those that led to the choice."""
+    judges = [row for row in rows if row["fusion"] in FUSIONS and not row["parts"].endswith(_ONE_FRAME)]
+    keys = [key for key in rows[0] if all(key in row for row in rows)]
+    return judges, [{key: row[key] for key in keys} for row in rows if row["fusion"] != "conformal"]
+
+
 def _measure(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for path in given.runs:
@@ -275,7 +284,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(", ".join(f"{key} {value}" for key, value in row.items()))
         if given.save is not None:
             command = f"python -m benchmarks.fusion {' '.join(map(str, given.runs))} --save {given.save}"
-            save(given.save, command=command, conditions=conditions, rows=rows)
+            judges, rules = divided(rows)
+            save(given.save, command=command, conditions=conditions, rows=judges)
+            others = given.save.with_stem(f"{given.save.stem}_rules")
+            save(others, command=command, conditions=conditions, rows=rules)
     except EdgeadError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -44,6 +44,17 @@ def test_one_frame_is_left_of_a_defect() -> None:
     assert (changed.shown == scores.shown).all()
 
 
+def test_measurements_are_divided_by_what_they_are_for() -> None:
+    scores = loud_and_quiet()
+    rows = [
+        row for one in (scores, with_one_frame_only(scores)) for row in compare(one, calibrated_by=40, draws=1, seed=0)
+    ]
+    judges, rules = fusion.divided(rows)
+    assert [(row["parts"], row["fusion"]) for row in judges] == [("test", "max"), ("test", "conformal")]
+    assert len(rules) == 2 * (1 + len(fusion.RULES))
+    assert all(row.keys() == rules[0].keys() for row in rules)
+
+
 def test_parts_are_those_with_one_image_of_each_slot(tmp_path: Path) -> None:
     from edgead.images import write_png
 
