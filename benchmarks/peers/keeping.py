@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,13 +76,35 @@ def write_onnx(detector: Detector, path: Path, images: Images) -> None:
         raise ArtefactError(f"{path}: torch {torch.__version__} cannot export this peer ({reason})") from error
     assert program is not None
     model = program.model_proto
-    for number, node in enumerate(model.graph.node):
-        node.name = f"{number}/{node.op_type}"
-        del node.metadata_props[:]  # the exporter's notes hold local paths
-        node.metadata_props.add(key=MODULE, value=f"peer.{number}")
+    _name_nodes(model.graph)
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
     hold_against_torch(detector, path, images)
+
+
+def _name_nodes(graph: Any) -> None:
+    """Say of each node which network it belongs to, as edgead's own exporter does: ``edgead quantize`` asks for it.
+
+    The teacher stays the teacher; what a peer has learnt besides counts as recovery, what has no weights as nothing.
+    """
+    for number, node in enumerate(graph.node):
+        module = _module_of(node)
+        del node.metadata_props[:]  # the exporter's notes hold local paths
+        node.name = f"{module or 'tail'}/{node.op_type}_{number}"
+        if module:
+            named = module if module.startswith("teacher") else f"recovery.{module}"
+            node.metadata_props.add(key=MODULE, value=named)
+
+
+def _module_of(node: Any) -> str:
+    """Return the dotted path of a node's torch module: a layer's by its weight, others' by the exporter's notes."""
+    for name in node.input[1:2]:
+        if name.endswith(".weight"):
+            return str(name.removesuffix(".weight"))
+    scopes = {prop.key: prop.value for prop in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+    path = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][:-1]
+    known = ("teacher", "student", "autoencoder", "embedding", "decoder")
+    return path[-1] if path and path[-1].partition(".")[0] in known else ""
 
 
 @torch.no_grad()
