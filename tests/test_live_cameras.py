@@ -763,7 +763,8 @@ def test_a_station_reports_the_health_of_its_cameras(tmp_path: Path) -> None:
     threshold = Threshold(0.5, 0.75, "part", 2000, 0.95, 3000, 1000, 1500, "by hand")
     report = run_station(station, runner=FakeRunner((32, 32)), threshold=threshold)
     assert report.is_conserved
-    assert report.cameras["cam"].frames == report.frames == 4
+    # Of four frames a reader that a busy machine keeps waiting gets the newest.
+    assert 1 <= report.cameras["cam"].frames == report.frames + report.unused_frames <= 4
     assert report.to_dict()["cameras"]["cam"]["last_error"] == "the pipeline has ended"
     assert any(
         "camera 'cam' has vanished: it gave no frame for 1.5 s (the pipeline has ended)" in problem
