@@ -49,6 +49,8 @@ def main() -> int:
         for name in ("seeds", "threads", "epochs"):
             if (value := getattr(options, name)) is not None and value < 1:
                 raise ConfigError(f"--{name} is {value}; expected 1 or more")
+        if not options.seconds > 0:
+            raise ConfigError(f"--seconds is {options.seconds}; expected more than 0")
         torch.set_num_threads(options.threads)
         _keep_freed_memory()
         folder = options.keep or Path("runs/peers") / (config.dataset.category or config.dataset.kind)
@@ -116,23 +118,28 @@ def _accuracy(
         "images": {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")},
     }
     record = Record(options.save, command, conditions)
+    chosen = {name: _settings(name, config, options.epochs) for name in names}
+    every = [(seed, name) for seed in range(options.seeds) for name in names]
+    due = [(seed, name) for seed, name in every if not record.has(name, seed, chosen[name])]
+    if len(due) < len(every):
+        print(f"{options.save}: {len(every) - len(due)} of {len(every)} measured before", file=sys.stderr)
     good: Good | None = None
-    for seed in range(options.seeds):
-        for name in names:
-            chosen = _settings(name, config, options.epochs)
-            if record.has(name, seed, chosen):
-                print(f"{name} seed {seed}: measured before", file=sys.stderr)
-                continue
-            if name == OURS:
-                row = _ours(config, dataset, seed, options)
-            else:
-                if good is None:
-                    images = measuring.good_images(dataset.train, dataset.validation, (config.size, config.size))
-                    good = Good(images.train, images.validation, config.teacher_weights)
-                row = _peer(name, config, dataset, good, seed, options, folder)
-            record.add({"method": name, "seed": seed, **row}, chosen)
-            print(f"{name} seed {seed}: {row['image_AUROC']} {row['pixel_AUPRO']}", file=sys.stderr)
+    for seed, name in due:
+        if name == OURS:
+            row = _ours(config, dataset, seed, options)
+        else:
+            good = good or _good(config, dataset)
+            row = _peer(name, config, dataset, good, seed, options, folder)
+        record.add({"method": name, "seed": seed, **row}, chosen[name])
+        print(f"{name} seed {seed}: {row['image_AUROC']} {row['pixel_AUPRO']}", file=sys.stderr)
     return record.summaries()
+
+
+def _good(config: TrainConfig, dataset: Dataset) -> Good:
+    train, validation = (
+        measuring.read_images(samples, (config.size, config.size)) for samples in (dataset.train, dataset.validation)
+    )
+    return Good(train, validation, config.teacher_weights)
 
 
 def _settings(name: str, config: TrainConfig, epochs: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.parity.bootstrap import Floats, Ranking, draws
 from benchmarks.parity.overlap import Overlaps
 from benchmarks.peers.descent import precision
-from benchmarks.peers.detector import CFRG_TAPS, Good, Images, Method
+from benchmarks.peers.detector import CFRG_TAPS, Images, Method
 from benchmarks.peers.efficientad import EfficientAD
 from benchmarks.peers.padim import PaDiM
 from benchmarks.peers.patchcore import PatchCore
@@ -132,7 +132,7 @@ def medians(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     The intervals are medians of the seeds' bounds.
     """
     by_defect = {name: _median(row["by_defect"][name] for row in rows) for name in rows[0]["by_defect"]}
-    result: dict[str, Any] = {"method": rows[0]["method"], "seed": "median", "seeds": len(rows)}
+    result: dict[str, Any] = {"method": rows[0]["method"], "seeds": len(rows)}
     result |= {name: _median(row[name] for row in rows) for name in _MEASURED}
     for name in _RANGED:
         known = sorted(row[name] for row in rows if row[name] is not None)
@@ -151,8 +151,3 @@ def rounded(value: float | None) -> float | None:
 def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return rounded(median(known)) if known else None
-
-
-def good_images(train: Sequence[Sample], validation: Sequence[Sample], size_hw: tuple[int, int]) -> Good:
-    """Read what peers are fitted on."""
-    return Good(read_images(train, size_hw), read_images(validation, size_hw))

@@ -1,4 +1,7 @@
-"""The results file of peers, written after each method and seed: a run that was killed goes on where it was."""
+"""The results file of peers, written after each method and seed: a run that was killed goes on where it was.
+
+Its rows are the medians of each method; what each seed gave stands in the conditions, as ``runs``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Row = dict[str, Any]
 
 
 class Record:
-    """Rows by method and seed.
+    """Measurements by method and seed.
 
     Args:
         path: the file; what it holds of the same conditions stays.
@@ -28,23 +31,21 @@ class Record:
 
     def __init__(self, path: Path, command: str, conditions: Mapping[str, Any]) -> None:
         self._path, self._command = path, command
-        self._conditions: dict[str, Any] = {**conditions, "methods": {}}
-        self.rows: list[Row] = []
+        self._conditions = dict(conditions)
+        self._methods: dict[str, Any] = {}
+        self._runs: list[Row] = []
         if path.exists():
             self._take_over(results.read(path))
 
     def _take_over(self, before: results.Results) -> None:
-        known = dict(before.conditions)
-        methods = known.pop("methods", {})
-        wanted = {key: value for key, value in self._conditions.items() if key != "methods"}
-        for key in sorted(known.keys() | wanted.keys()):
-            if known.get(key) != wanted.get(key):
+        known: dict[str, Any] = dict(before.conditions)
+        self._methods, self._runs = known.pop("methods", {}), known.pop("runs", [])
+        for key in sorted(known.keys() | self._conditions.keys()):
+            if known.get(key) != self._conditions.get(key):
                 raise ConfigError(
-                    f"{self._path}: was measured with {key} {known.get(key)}, not {wanted.get(key)}; "
+                    f"{self._path}: was measured with {key} {known.get(key)}, not {self._conditions.get(key)}; "
                     "choose another --save, or delete the file"
                 )
-        self._conditions["methods"] = methods
-        self.rows = [dict(row) for row in before.rows if row.get("seed") != "median"]
 
     def has(self, method: str, seed: int, settings: Mapping[str, Any]) -> bool:
         """Tell whether a method and seed have been measured.
@@ -52,24 +53,23 @@ class Record:
         Raises:
             ConfigError: with other settings.
         """
-        known = self._conditions["methods"].get(method)
+        known = self._methods.get(method)
         if known is not None and known != settings:
             changed = sorted(key for key in known.keys() | settings.keys() if known.get(key) != settings.get(key))
             raise ConfigError(
                 f"{self._path}: {method} was measured with other settings ({', '.join(changed)}); "
                 "choose another --save, or delete the file"
             )
-        return any((row["method"], row["seed"]) == (method, seed) for row in self.rows)
+        return any((row["method"], row["seed"]) == (method, seed) for row in self._runs)
 
     def add(self, row: Row, settings: Mapping[str, Any]) -> None:
-        """Keep a row and write the file anew: a row a seed, then the medians of each method."""
-        self._conditions["methods"][row["method"]] = dict(settings)
-        self.rows.append(row)
-        results.save(
-            self._path, command=self._command, conditions=self._conditions, rows=[*self.rows, *self.summaries()]
-        )
+        """Keep what a seed gave, and write the file anew."""
+        self._methods[row["method"]] = dict(settings)
+        self._runs.append(row)
+        conditions = {**self._conditions, "methods": self._methods, "runs": self._runs}
+        results.save(self._path, command=self._command, conditions=conditions, rows=self.summaries())
 
     def summaries(self) -> list[Row]:
         """Return the medians of each method, in the order in which they were measured."""
-        methods = dict.fromkeys(row["method"] for row in self.rows)
-        return [medians([row for row in self.rows if row["method"] == method]) for method in methods]
+        methods = dict.fromkeys(row["method"] for row in self._runs)
+        return [medians([row for row in self._runs if row["method"] == method]) for method in methods]
