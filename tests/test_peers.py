@@ -15,7 +15,7 @@ import torch
 from scipy.spatial.distance import cdist, mahalanobis
 
 from benchmarks import results
-from benchmarks.peers import measuring
+from benchmarks.peers import elpv, measuring
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.descent import batches, descend
 from benchmarks.peers.detector import CFRG_TAPS, PAPER_TAPS, DetectorRunner, Good, concatenated, open_teacher
@@ -28,6 +28,7 @@ from benchmarks.peers.record import Record
 from benchmarks.peers.speed import bundles, measure_speed
 from benchmarks.peers.stfpm import STFPM, difference, discrepancy
 from edgead.bundle import BundleInfo
+from edgead.config import load_train
 from edgead.errors import ArtefactError, ConfigError, DataError, TrainingError
 from edgead.runtime.openvino_runner import OpenVINORunner
 
@@ -444,3 +445,24 @@ def test_settings_are_plain_json() -> None:
         values = measuring.settings(measuring.method(name, epochs=3))
         assert json.loads(json.dumps(values)) == values
         assert values.get("epochs", 3) == 3
+
+
+def test_elpv_becomes_a_dataset_of_sure_cells(tmp_path: Path) -> None:
+    source, out = tmp_path / "package", tmp_path / "elpv"
+    (source / "images").mkdir(parents=True)
+    lines = []
+    for index in range(24):
+        cv2.imwrite(str(source / f"images/cell{index:04}.png"), np.full((40, 40), index, np.uint8))
+        share = (0.0, 0.0, 1.0, 0.3333333333333333)[index % 4]
+        lines.append(f"images/cell{index:04}.png  {share}    {'mono' if index < 16 else 'poly'}")
+    (source / "labels.csv").write_text("\n".join(lines) + "\n")
+    assert elpv.write_dataset(source, "mono", out) == {"good": 8, "defect": 4}
+    dataset = load_train(out / "train.yaml").dataset.open()
+    assert sum(not sample.is_good for sample in dataset.test) == 4
+    every = [*dataset.train, *dataset.validation, *dataset.test]
+    assert sorted(sample.image.stem for sample in every) == [f"cell{i:04}" for i in range(16) if i % 4 != 3]
+    with pytest.raises(ConfigError, match="no category 'mnoo', did you mean 'mono'"):
+        elpv.write_dataset(source, "mnoo", out)
+    (source / "labels.csv").write_text("cell 1\n")
+    with pytest.raises(DataError, match="no labels of ELPV"):
+        elpv.write_dataset(source, "mono", out)
