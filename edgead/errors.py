@@ -47,6 +47,10 @@ class CameraError(EdgeadError):
     """A camera cannot be opened or has vanished."""
 
 
+class FrameError(CameraError):
+    """One frame of a camera is of no use; the next one may be."""
+
+
 class MissingError(EdgeadError):
     """Something that has to be installed is missing."""
 

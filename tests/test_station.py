@@ -23,7 +23,9 @@ from edgead.datasets.simulated import OBJECTS, render
 from edgead.errors import ArtefactError, CameraError, ConfigError
 from edgead.images import read_image, write_png
 from edgead.runtime.fake import FakeRunner
+from edgead.runtime.frames import Frame, Health
 from edgead.runtime.inspector import Inspector
+from edgead.runtime.parts import Slot
 from edgead.runtime.report import StationReport
 from edgead.runtime.runner import Prediction
 from edgead.runtime.sim_camera import defect_of
@@ -256,6 +258,7 @@ def test_a_disk_that_fills_up_leaves_whole_lines_and_the_rest_on_stderr(tmp_path
 import resource, sys
 from edgead.config import load_station
 from edgead.runtime.fake import FakeRunner
+from edgead.runtime.frames import Frame, Health
 from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 config = load_station(sys.argv[1])
@@ -363,6 +366,7 @@ import json, sys
 from pathlib import Path
 from edgead.config import load_station
 from edgead.runtime.fake import FakeRunner
+from edgead.runtime.frames import Frame, Health
 from edgead.runtime.stations import run_station
 from edgead.thresholds import Threshold
 threshold = Threshold.from_dict({threshold().to_dict()!r})
@@ -452,3 +456,61 @@ def test_a_station_runs_from_its_files_alone(tmp_path: Path) -> None:
     report = run_station(config)
     assert [line["verdict"] for line in lines(report)] == ["NG", "OK"]
     assert report.runner == "onnxruntime-cpu"
+
+
+class Fuzzed:
+    """A camera whose frames are anything but what they should be, and sometimes right."""
+
+    def __init__(self, name: str, parts: int) -> None:
+        self.name, self.triggers, self.health = name, parts, Health()
+        self.slots = (Slot(name, "0"),)
+        self._draw, self._next = np.random.default_rng(0), 0
+
+    def open(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def read(self, timeout_s: float) -> Frame | None:  # noqa: ARG002
+        if self._next == self.triggers:
+            return None
+        trigger, self._next = self._next, self._next + 1
+        shapes = [(8, 8, 3), (8, 8), (0, 8, 3), (8, 8, 4), (8, 8, 1), (1, 1, 3), (2, 8, 8, 3), (), (9000, 1, 3)]
+        kinds = [np.uint8, np.float32, np.uint16, np.bool_, object]
+        shape = shapes[self._draw.integers(len(shapes))]
+        image = np.full(shape, 1, kinds[self._draw.integers(len(kinds))])
+        if self._draw.random() < 0.3:
+            image = image.astype(np.float32) * np.nan
+        if self._draw.random() < 0.3:
+            image = np.full((8, 16, 3), 10, np.uint8)[:, ::2]  # right, with strides
+        return Frame(image, self.name, self.slots[0], trigger, f"P{trigger}", time.monotonic())
+
+
+@pytest.mark.parametrize("frames", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_frames_that_are_none_are_refused_and_the_station_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int
+) -> None:
+    right = Fuzzed("right", frames)
+    right.read = lambda _timeout_s: (  # type: ignore[method-assign]
+        None
+        if right._next == frames
+        else Frame(np.full((8, 8, 3), 20, np.uint8), "right", right.slots[0], next_of(right), "P", time.monotonic())
+    )
+
+    def next_of(camera: Fuzzed) -> int:
+        camera._next += 1
+        return camera._next - 1
+
+    monkeypatch.setattr("edgead.runtime.station.open_cameras", lambda _configs: [Fuzzed("wrong", frames), right])
+    config = station(tmp_path, "sim://chip_inductor?view=top", "sim://chip_inductor?view=side")
+    report = run_station(config, runner=FakeRunner((8, 8), max_batch=16), threshold=threshold())
+    read = lines(report)
+    assert report.triggers == frames
+    assert 0.2 * frames < report.verdicts["OK"] < 0.6 * frames
+    assert report.verdicts["OK"] + report.verdicts["INCOMPLETE"] == frames
+    assert {tuple(line["missing"]) for line in read} == {(), ("wrong/0",)}  # never one of the camera that is right
+    *told, last = report.problems
+    assert 1 <= len(told) <= 3
+    assert all("expected uint8 (height, width, 3)" in problem for problem in told)
+    assert last == f"camera 'wrong' gave {report.verdicts['INCOMPLETE']} frames that were of no use"

@@ -102,6 +102,7 @@ class Flow:
             owner = self._ring.give_up(place, now_s)
             if owner is not None:
                 owner.line.lose(owner.trigger, owner.times.slot, now_s)
+                owner.line.wake()
             self._filled.notify()
 
     def end(self, line: Line, *cameras: str) -> None:
@@ -144,3 +145,5 @@ class Flow:
                 owner.times.taken_s, owner.times.judged_s = taken_s, judged_s
                 owner.line.judge(owner.trigger, owner.times, scores[index], evidence[index])
             self._ring.release(len(batch.owners))
+            for line in {owner.line for owner in batch.owners if owner is not None}:
+                line.wake()

@@ -91,6 +91,7 @@ class Camera(Protocol):
         """Wait for the next frame; None when there are no more.
 
         Raises:
+            FrameError: a frame came that is of no use; there may be others.
             CameraError: it has vanished, or gave nothing for ``timeout_s``.
         """
 

@@ -15,7 +15,7 @@ from edgead.runtime.fusion import Judge
 from edgead.runtime.ledger import FrameTimes
 from edgead.runtime.parts import Evidence, Parts, PartVerdict, Slot
 
-_STUCK = 10_000  # verdicts waiting for the sinks
+_STUCK, _STUCK_S = 10_000, 5.0  # verdicts waiting for sinks that have taken none for so long
 
 
 See = Callable[[int, Slot, float, Image, AnomalyMap], "Evidence | None"]
@@ -64,6 +64,7 @@ class Line:
         self.see: See | None = None
         self._parts = Parts(slots, judge, capacity=capacity, per_part=per_part)
         self._pacing = pacing
+        self._taken_s = time.monotonic()  # when the sinks last took verdicts
         self._live = set(slots)  # cameras that may still give frames
         self._lock = lock
         self._admitted = threading.Condition(lock)  # cameras wait: for room, or for their trigger
@@ -104,16 +105,16 @@ class Line:
             while self._live:
                 now_s = time.monotonic()
                 self._parts.expire(now_s - timeout_s, now_s)
-                if len(self._parts.decided) > _STUCK:
+                if len(self._parts.decided) > _STUCK and now_s - self._taken_s > _STUCK_S:
                     raise DataError(f"{_STUCK} verdicts wait for the output folder; is its disk still there?")
                 more = takt_s is not None and (triggers is None or self._parts.triggers < triggers)
                 if more and takt_s is not None and now_s >= due_s:
                     trigger = self._parts.triggers
                     is_admitted = self._trigger(now_s, due_s)
                     self._admitted.notify_all()
-                    self._wake()
+                    self.wake()
                     return (trigger if is_admitted else None), due_s + takt_s
-                self._wake()
+                self.wake()
                 oldest_s = self._parts.oldest_waiting_s
                 times = ([due_s] if more else []) + ([] if oldest_s is None else [oldest_s + timeout_s])
                 self._ended.wait(max(0.0, min(times) - time.monotonic()) if times else None)
@@ -128,8 +129,9 @@ class Line:
                 if not self._decided.wait(timeout_s):
                     break
             verdicts = self._parts.take_decided()
+            self._taken_s = time.monotonic()
             self._parts.check()
-            self._wake()
+            self.wake()
             return verdicts
 
     def admit(self, frame: Frame) -> bool:
@@ -143,23 +145,21 @@ class Line:
                 self._trigger(time.monotonic())
                 self._ended.notify()
                 continue
-            self._wake()
+            self.wake()
             self._admitted.wait()
             if frame.camera not in self._live:
                 return False
         is_wanted = parts.claim(frame.trigger, frame.slot, frame.part)
-        self._wake()
+        self.wake()
         return is_wanted
 
     def judge(self, trigger: int, times: FrameTimes, score: float, evidence: Evidence | None) -> None:
-        """Take in the score of a frame. The caller holds the lock."""
+        """Take in the score of a frame; ``wake`` follows. The caller holds the lock."""
         self._parts.judge(trigger, times.slot, score, time.monotonic(), evidence, times)
-        self._wake()
 
     def lose(self, trigger: int, slot: Slot, now_s: float) -> None:
-        """Give up a frame that was claimed. The caller holds the lock."""
+        """Give up a frame that was claimed; ``wake`` follows. The caller holds the lock."""
         self._parts.lose(trigger, slot, now_s)
-        self._wake()
 
     def end(self, cameras: Sequence[str] = ()) -> None:
         """Note that cameras give no more frames, without names none of them. The caller holds the lock."""
@@ -169,7 +169,7 @@ class Line:
         self._admitted.notify_all()
         self._ended.notify()
         self._decided.notify()
-        self._wake()
+        self.wake()
 
     def _trigger(self, now_s: float, due_s: float | None = None) -> bool:
         number = self._parts.triggers
@@ -178,7 +178,8 @@ class Line:
             self.triggered(number)
         return is_admitted
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Wake whoever can go on now. The caller holds the lock."""
         if self._parts.decided:
             self._decided.notify()
         if self._pacing is Pacing.HELD and self._parts.has_room:

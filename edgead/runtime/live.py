@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from edgead.config import CameraConfig
-from edgead.errors import CameraError
+from edgead.errors import CameraError, FrameError
 from edgead.images import Image
 from edgead.runtime.firing import Firing
 from edgead.runtime.frames import ONLY, Frame
@@ -146,12 +146,13 @@ class Live:
             self._lose(str(error))
             return None
         if shot is not None:
-            if shot.image is not None:
-                self._check(shot.image)
+            wrong = self._wrong(shot.image)
             is_numbered = self._number(shot)
-            if is_numbered and shot.image is not None:
+            if is_numbered and shot.image is not None and not wrong:
                 return self._accept(shot.image, shot)
-            self._leave_out(shot, is_numbered)
+            self._leave_out(shot._replace(image=None) if wrong else shot, is_numbered)
+            if wrong:
+                raise FrameError(wrong)
         watchdog_s = self._options.watchdog_ms / 1e3 or math.inf
         if time.monotonic() - self._alive_s > watchdog_s:
             self._lose(f"no complete frame for {watchdog_s:g} s")
@@ -182,18 +183,20 @@ class Live:
             self.health.reconnects += 1
         self._count_transport()
 
-    def _check(self, image: Image) -> None:
-        """Hold a frame against what the camera promised: another one would be judged as if it were the same."""
+    def _wrong(self, image: Image | None) -> str:
+        """Say what is wrong with a frame against what the camera promised; it would be judged as if it were right."""
+        if image is None:
+            return ""
         shape = image.shape
         if image.dtype != np.uint8 or image.ndim != 3 or shape[2] != 3 or not image.size:
-            raise CameraError(f"camera '{self.name}' gave {image.dtype} {shape}; expected uint8 (height, width, 3)")
+            return f"camera '{self.name}' gave {image.dtype} {shape}; expected uint8 (height, width, 3)"
         self._hw = self._hw or (self._options.height or shape[0], self._options.width or shape[1])
-        if shape[:2] != self._hw:
-            raise CameraError(
-                f"camera '{self.name}' gave a frame of {shape[1]}x{shape[0]} pixels; expected {self._hw[1]}x"
-                f"{self._hw[0]}, as its address or its first frame promised; set the camera, or the width and height "
-                "in its address"
-            )
+        if shape[:2] == self._hw:
+            return ""
+        return (
+            f"camera '{self.name}' gave a frame of {shape[1]}x{shape[0]} pixels; expected {self._hw[1]}x{self._hw[0]}, "
+            "as its address or its first frame promised; set the camera, or the width and height in its address"
+        )
 
     def _number(self, shot: Shot) -> bool:
         """Move ``_next`` to the number of this frame, past those that never came; False when it has none."""

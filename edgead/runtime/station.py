@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgead.config import StationConfig
-from edgead.errors import CameraError, DataError
+from edgead.errors import CameraError, DataError, FrameError
 from edgead.images import resize
 from edgead.runtime.cameras import armed, open_cameras
 from edgead.runtime.engine import Engine
@@ -34,6 +34,7 @@ from edgead.runtime.report import StationReport, report_of
 JudgeOf = Callable[[Collection[Slot]], Judge]
 _GRACE_S = 0.5  # for threads of cameras that hang in a read when the station ends
 _TRACED = 2000  # parts
+_FEW = 3  # frames of a camera whose faults are told one by one
 
 
 class Station:
@@ -182,18 +183,25 @@ class Station:
 
     def _capture(self, camera: Camera) -> None:
         """Read one camera to its end."""
-        flow, line = self._engine.flow, self._line
+        flow, line, refused = self._engine.flow, self._line, 0
         try:
             while line.is_live(camera.name):
-                frame = camera.read(self.config.silence_ms / 1e3)
-                if frame is None:
-                    break
-                place = flow.claim(line, frame)
-                if place is not None:
-                    self._fill(place, frame)
+                try:
+                    frame = camera.read(self.config.silence_ms / 1e3)
+                    if frame is None:
+                        break
+                    place = flow.claim(line, frame)
+                    if place is not None:
+                        self._fill(place, frame)
+                except FrameError as error:
+                    refused += 1
+                    if refused <= _FEW:
+                        self._problems.note(str(error))
         except CameraError as error:
             self._problems.note(str(error))
         finally:
+            if refused:
+                self._problems.note(f"camera '{camera.name}' gave {refused} frames that were of no use")
             flow.end(line, camera.name)
             camera.close()
 
@@ -202,7 +210,7 @@ class Station:
         try:
             # OpenCV would put an image of another type elsewhere than into the slot, and say nothing.
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise CameraError(
+                raise FrameError(
                     f"camera '{frame.camera}' gave {image.dtype} {image.shape}; expected uint8 (height, width, 3)"
                 )
             resize(image, self._engine.runner.size_hw, out=flow.images[place])
