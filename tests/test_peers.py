@@ -148,7 +148,7 @@ def test_patchcore_scores_as_the_paper_says(good: Good) -> None:
         pooled.append(sum(padded[:, a, b] for a, b in shifts) / sum(there[a, b] for a, b in shifts))
     deep = np.stack([cv2.resize(channel, (8, 8), interpolation=cv2.INTER_LINEAR) for channel in pooled[1]])
     patches = np.concatenate([pooled[0], deep]).reshape(152, 64).T
-    bank = detector.bank.double().numpy()
+    bank = (detector.bank + detector.centre).double().numpy()
     distances = cdist(patches, bank)
     nearest = distances.min(axis=1)
     np.testing.assert_allclose(anomaly_map, smoothed(nearest.reshape(8, 8), 64), rtol=1e-3, atol=1e-3)

@@ -171,7 +171,8 @@ def _peer(
         info = BundleInfo(
             network=name, category=dataset.category, size_hw=(config.size, config.size), dataset=config.dataset
         )
-        keep(detector, folder / name, info, good.train[:3])
+        # Held-out images where there are enough: of its own images, PatchCore's distances are mostly rounding.
+        keep(detector, folder / name, info, (good.validation if len(good.validation) >= 3 else good.train)[:3])
     with DetectorRunner(detector, threads=options.threads) as runner:
         return {**measuring.measure(runner, dataset.test, seed=seed), "fit_minutes": minutes}
 
