@@ -194,6 +194,17 @@ def test_padim_maps_the_mahalanobis_distance(good: Good) -> None:
     assert score == pytest.approx(anomaly_map.max())
 
 
+def test_coarse_gaussians_are_of_means(good: Good) -> None:
+    detector = PaDiM(taps=CFRG_TAPS, stride=16, channels=None).fit(good, seed=0, advance=quiet)
+    with torch.no_grad():
+        fine, middle, deep = (level[0].numpy() for level in detector.teacher(normalised(good.validation[:1])))
+        got = detector.patches(detector.teacher(normalised(good.validation[:1])))[:, 0].T.reshape(344, 4, 4).numpy()
+    np.testing.assert_allclose(got[:40], fine.reshape(40, 4, 2, 4, 2).mean(axis=(2, 4)), atol=1e-5)
+    np.testing.assert_array_equal(got[40:152], middle)
+    larger = [cv2.resize(channel, (4, 4), interpolation=cv2.INTER_LINEAR) for channel in deep]
+    np.testing.assert_allclose(got[152:], larger, atol=1e-5)
+
+
 def test_stfpm_follows_its_equations() -> None:
     random = np.random.default_rng(3)
     teacher, student = ([random.normal(size=(2, c, s, s)) for c, s in ((5, 4), (7, 2))] for _ in range(2))

@@ -28,7 +28,7 @@ from edgead.runtime.runner import Runner
 
 OURS = "cfrg-lite0"
 METHODS = ("patchcore", "padim", "stfpm", "rd4ad", "efficientad")
-VARIANTS = ("patchcore-deep", "padim-deep", "stfpm-deep", "rd4ad-deep")
+VARIANTS = ("patchcore-deep", "padim-deep", "padim-coarse", "stfpm-deep", "rd4ad-deep")
 """The same at the strides 8, 16 and 32 that cfrg-lite0 taps, instead of those of the papers."""
 
 _MEASURED = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_AUPRO_005", "part_AUROC")
@@ -54,6 +54,8 @@ def method(name: str, *, epochs: int | None = None) -> Method:
             return PaDiM()
         case "padim-deep":
             return PaDiM(taps=CFRG_TAPS, channels=None)
+        case "padim-coarse":
+            return PaDiM(taps=CFRG_TAPS, stride=16, channels=None)
         case "stfpm":
             return STFPM(**taught)
         case "stfpm-deep":
