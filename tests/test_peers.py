@@ -246,6 +246,9 @@ def test_reverse_distillation_learns_what_good_looks_like(good: Good) -> None:
     heard = Steps()
     detector = RD4AD(epochs=12, batch=4).fit(one, seed=0, advance=heard)
     assert heard.losses[-1] < 0.7 * heard.losses[0]
+    with torch.no_grad():  # and in eval mode it does what it has learnt
+        levels = detector.teacher(normalised(one.train[:1]))
+        assert float(distillation(levels, detector.recover(levels))) < 0.8 * heard.losses[0]
     shapes = [[tuple(level.shape) for level in levels] for levels in (
         detector.teacher(normalised(good.train[:2])),
         detector.recover(detector.teacher(normalised(good.train[:2]))),

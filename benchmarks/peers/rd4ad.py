@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers.descent import batches, count, descend, mixed
+from benchmarks.peers.descent import batches, count, descend, mixed, quicken
 from benchmarks.peers.detector import PAPER_TAPS, Advance, Detector, Good, Taps, open_teacher
 from edgead.cfrg.backbones import EfficientNet, InvertedBottleneck
 from edgead.cfrg.inspection import MapFusion
@@ -75,6 +75,7 @@ class RD4ADDetector(Detector):
         super().__init__(teacher, size_hw)
         self.embedding = Embedding(teacher.channels)
         self.decoder = Decoder(teacher.channels, teacher.taps)
+        quicken(self)
         self.fusion = MapFusion(size_hw)
 
     def recover(self, levels: list[Tensor]) -> list[Tensor]:

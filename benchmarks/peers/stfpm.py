@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.peers.descent import batches, count, descend, mixed
+from benchmarks.peers.descent import batches, count, descend, mixed, quicken
 from benchmarks.peers.detector import PAPER_TAPS, Advance, Detector, Good, Taps, open_teacher
 from edgead.cfrg.backbones import EfficientNet
 
@@ -67,6 +67,7 @@ class STFPMDetector(Detector):
     def __init__(self, teacher: EfficientNet, size_hw: tuple[int, int]) -> None:
         super().__init__(teacher, size_hw)
         self.student = EfficientNet(teacher.taps, lite=True)
+        quicken(self.student)
 
     def judge(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         anomaly_map: Tensor | None = None
