@@ -43,5 +43,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py edgead/_native/area.
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(INSTALL) -e '.[train,export,stations,openvino,cameras,mqtt,modbus,parquet,dev]'
+	$(INSTALL) -e '.[train,export,stations,openvino,cameras,viva,genicam,mqtt,modbus,opcua,page,parquet,dev]'
 	@touch $@

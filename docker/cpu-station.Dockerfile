@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm
 ENV PIP_NO_CACHE_DIR=1
 WORKDIR /edgead
 COPY . .
-RUN pip install -c constraints.txt '.[stations]'
+RUN pip install -c constraints.txt '.[stations,page]'
 # A station has no torch: it would be gigabytes that nothing uses.
 RUN python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
 

@@ -172,10 +172,10 @@ def test_cameras_that_give_garbage_leave_the_others_to_be_judged(
     assert report.is_conserved
     assert (report.triggers, report.verdicts["INCOMPLETE"]) == (parts, parts)
     assert report.frames == parts  # each of the good camera was judged
-    assert 1 <= len(report.problems) <= broken
+    assert 1 <= len(report.problems) <= 100
     for problem in report.problems:
         assert "\n" not in problem
-        assert "expected uint8 (height, width, 3)" in problem
+        assert "expected uint8 (height, width, 3)" in problem or problem.endswith("frames that were of no use")
     lines = [json.loads(line) for line in report.verdict_file.read_text().splitlines()]
     assert sorted(line["trigger"] for line in lines) == list(range(parts))
     assert all(line["frames"] == 1 and len(line["missing"]) == broken for line in lines)
@@ -191,9 +191,10 @@ def test_a_camera_that_changes_size_and_type_in_mid_run_takes_nothing_else_with_
     report = run_station(config, runner=FakeRunner(SLOT_HW), threshold=THRESHOLD)
     assert report.is_conserved
     assert report.triggers == 60
-    assert report.frames >= 240  # all of the good camera, and those before the first fuzzed one
+    assert report.frames > 240  # all of the good camera, and those of the other one that were right
     assert report.verdicts["OK"] + report.verdicts["INCOMPLETE"] == 60
     assert report.verdicts["INCOMPLETE"] > 0
-    (problem,) = report.problems
-    assert "camera 'fuzzed' gave" in problem
-    assert "\n" not in problem
+    assert report.problems[-1].endswith("frames that were of no use")
+    for problem in report.problems:
+        assert "camera 'fuzzed' gave" in problem
+        assert "\n" not in problem

@@ -99,7 +99,7 @@ def test_one_batch_takes_the_frames_of_all_lines_and_gives_each_its_own_score() 
             flow.fill(place)
     batch = flow.next_batch(16)
     assert batch is not None
-    assert [owner.line for owner in batch.owners if owner] == [one, one, two, two]
+    assert [owner.line for owner in batch.owners] == [one, one, two, two]
     flow.settle(batch, time.monotonic(), [0.1, 0.2, 0.9, 0.3], [None] * 4)
     assert [(verdict.outcome, verdict.score) for verdict in drained(one)] == [(Outcome.OK, 0.2)]
     assert [(verdict.outcome, verdict.score) for verdict in drained(two)] == [(Outcome.NG, 0.9)]
@@ -152,3 +152,18 @@ def test_triggers_that_come_with_their_due_time_say_how_late_the_clock_was() -> 
     (times,) = verdict.times
     assert times.captured_s <= times.claimed_s <= times.filled_s <= times.taken_s <= times.judged_s
     assert pytest.approx(verdict.decided_s, abs=5) == times.judged_s
+
+
+def test_frames_without_an_image_keep_their_place_until_the_engine_has_passed_them() -> None:
+    """Else more frames could be admitted than there are places."""
+    flow, (line,) = opened(Pacing.HELD, 4)
+    for trigger in range(2):
+        for camera in "ab":
+            place = flow.claim(line, frame(trigger, camera))
+            assert place is not None
+            flow.give_up(place)
+    assert not line.standing().has_room
+    assert line.standing().open == 2
+    assert judge_all(flow) == 4
+    assert [verdict.outcome for verdict in drained(line)] == [Outcome.INCOMPLETE] * 2
+    assert line.standing().has_room

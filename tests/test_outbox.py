@@ -31,6 +31,7 @@ from edgead.errors import ConfigError, DataError, MissingError
 from edgead.images import write_png
 from edgead.output_config import OutboxConfig
 from edgead.runtime.events import Event, Events
+from edgead.runtime.fusion import Largest
 from edgead.runtime.outputs.feed import Feed
 from edgead.runtime.outputs.outbox import Backlog, Delivered, Outbox, Progress, read_progress
 from edgead.runtime.parts import Evidence, Outcome, PartVerdict, Slot
@@ -365,7 +366,7 @@ def test_path_tricks_in_names_stay_names(tmp_path: Path) -> None:
         for number, part in enumerate(tricks)
     ]
     config = station(inside, dead_hook(), name="..", outbox={"drain_s": 0})
-    pictures = Pictures(config.output, PicturesConfig(), run="0" * 12, threshold=THRESHOLD)
+    pictures = Pictures(config.output, PicturesConfig(), run="0" * 12, judge=Largest(THRESHOLD))
     pictures.write(judged)
     made = Events(config, run="0" * 12, threshold=THRESHOLD).of(judged)
     feed = Feed(config)

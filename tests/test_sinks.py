@@ -17,6 +17,7 @@ from benchmarks.report.station import logs_below
 from edgead.config import PicturesConfig, StationConfig
 from edgead.runtime.events import Event
 from edgead.runtime.fake import FakeRunner
+from edgead.runtime.fusion import Largest
 from edgead.runtime.parts import Evidence, Outcome, PartVerdict, Slot
 from edgead.runtime.sinks import Pictures, VerdictLog, rolled
 from edgead.runtime.stations import run_station
@@ -134,7 +135,7 @@ def test_pictures_keep_within_both_budgets_with_those_of_earlier_runs(tmp_path: 
     (folder / f".{'a' * 12}-77_P_v+i_image.png.tmp").write_bytes(b"x" * 100_000)  # of a run that was killed
     (folder / "mine.txt").write_text("of somebody else")
     config = PicturesConfig(limit=1000, limit_mib=1)
-    pictures = Pictures(tmp_path, config, run="b" * 12, threshold=THRESHOLD)
+    pictures = Pictures(tmp_path, config, run="b" * 12, judge=Largest(THRESHOLD))
     for number in range(5):
         pictures.write([ng(number, "P", PART)])
         assert sum(path.stat().st_size for path in folder.iterdir()) <= (1 << 20) + 100
@@ -144,13 +145,13 @@ def test_pictures_keep_within_both_budgets_with_those_of_earlier_runs(tmp_path: 
     assert f"{'a' * 12}-15_P_v+i_image.png" not in names
     assert "mine.txt" in names
     assert not any(name.endswith(".tmp") for name in names)
-    few = Pictures(tmp_path, PicturesConfig(limit=4), run="c" * 12, threshold=THRESHOLD)
+    few = Pictures(tmp_path, PicturesConfig(limit=4), run="c" * 12, judge=Largest(THRESHOLD))
     few.write([ng(0, "P", PART)])
     assert len(list(folder.glob("*.png"))) == 4
 
 
 def test_names_of_parts_and_views_make_different_pictures_inside_the_folder(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path, PicturesConfig(), run="0" * 12, threshold=THRESHOLD)
+    pictures = Pictures(tmp_path, PicturesConfig(), run="0" * 12, judge=Largest(THRESHOLD))
     long, wide = "x" * 300, "é" * 300
     slots = [Slot(long + "1", "i"), Slot(long + "2", "i"), Slot(wide + "1", "i"), Slot(wide + "2", "i")]
     slots += [Slot("a/b", "i"), Slot("a-b", "i"), Slot("../..", "/etc"), Slot("\0", "\n"), Slot("\ud800", "\u202e")]

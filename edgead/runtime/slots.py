@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ class Ring(Generic[Owner]):
 
     def __init__(self, capacity: int, size_hw: tuple[int, int]) -> None:
         self.images: npt.NDArray[np.uint8] = np.zeros((capacity, *size_hw, 3), np.uint8)
-        self._claimed: list[Owner | None] = [None] * capacity  # None: given up, what stands there is nobody's
+        self._claimed: list[Owner | None] = [None] * capacity  # None: never claimed yet
         self._filled_s = [0.0] * capacity  # monotonic; 0 while the camera still writes
         self._first = 0
         self._count = 0
@@ -45,20 +45,20 @@ class Ring(Generic[Owner]):
         self._filled_s[place] = now_s
         return place == self._first
 
-    def give_up(self, place: int, now_s: float) -> Owner | None:
-        """Mark a claimed place as written with nothing of use, and return whose it was."""
-        owner, self._claimed[place] = self._claimed[place], None
-        self.fill(place, now_s)
+    def owner(self, place: int) -> Owner:
+        """Return whose image stands in a claimed place."""
+        owner = self._claimed[place]
+        assert owner is not None
         return owner
 
-    def batch(self, largest: int) -> tuple[int, list[Owner | None], list[float]]:
+    def batch(self, largest: int) -> tuple[int, list[Owner], list[float]]:
         """Return the first place, the owners and the fill times of the written images that lie next in one piece."""
         first, filled = self._first, self._filled_s
         last = min(first + min(largest, self._count), len(filled))
         end = first
         while end < last and filled[end]:
             end += 1
-        return first, self._claimed[first:end], filled[first:end]
+        return first, cast("list[Owner]", self._claimed[first:end]), filled[first:end]
 
     def release(self, count: int) -> None:
         """Give back the first ``count`` places."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
 
-from edgead.config import StationConfig
 from edgead.errors import EdgeadError
+
+if TYPE_CHECKING:  # so that the process that delivers does not import NumPy
+    from edgead.config import StationConfig
 
 
 class Recipe(BaseModel):
