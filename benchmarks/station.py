@@ -40,7 +40,7 @@ class StationSpeed:
         cameras, parts, frames: of all stations together, in a round.
         bare_fps: frames a second of ``infer`` alone, on full batches.
         station_fps: from the first image in its slot to the last score, with verdicts on disk.
-        station_over_engine: median of the rounds' ratios.
+        station_over_engine: median of the rounds' ratios; ``low`` and ``high`` are the smallest and the largest.
         overhead_us: what a frame takes longer in the station than in the bare engine, by the clock.
         overhead_cpu_us: processor time that a frame costs more, all threads together: steadier on a busy machine, but
             an engine of several threads spins while it waits, which counts.
@@ -60,6 +60,8 @@ class StationSpeed:
     bare_fps: float
     station_fps: float
     station_over_engine: float
+    low: float
+    high: float
     overhead_us: float
     overhead_cpu_us: float
     mean_batch: float
@@ -79,7 +81,7 @@ def measure_station(
     stations: int = 1,
     image_size: int | None = None,
     frames: int | None = None,
-    rounds: int = 5,
+    rounds: int = 9,
     round_s: float = 2.0,
 ) -> StationSpeed:
     """Time stations of one camera a view against the runner that they share, in turns.
@@ -130,6 +132,7 @@ def _speed(
     reports = [report for pace in full for report in pace.reports]
     pairs = list(zip(full, bare, strict=True))
     bare_fps, station_fps = (median(pace.fps for pace in paces) for paces in (bare, full))
+    ratios = [ours.fps / alone.fps for ours, alone in pairs]
     a_part = reports[0].frames / reports[0].triggers
     frames = {"resize": 1.0, "fuse": a_part, "publish": a_part}  # in one of what the stage is timed for
     return StationSpeed(
@@ -143,7 +146,9 @@ def _speed(
         rounds=len(pairs),
         bare_fps=bare_fps,
         station_fps=station_fps,
-        station_over_engine=median(ours.fps / alone.fps for ours, alone in pairs),
+        station_over_engine=median(ratios),
+        low=min(ratios),
+        high=max(ratios),
         overhead_us=1e6 * (1 / station_fps - 1 / bare_fps),
         overhead_cpu_us=median(ours.cpu_us - alone.cpu_us for ours, alone in pairs),
         mean_batch=median(report.mean_batch for report in reports),

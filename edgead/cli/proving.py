@@ -144,7 +144,7 @@ def _bench_station(wanted: argparse.Namespace) -> Answer:
         ("stations and cameras", f"{found.stations}, {found.cameras} of {name}"),
         ("bare engine", f"{found.bare_fps:.1f} frames/s"),
         ("station", f"{found.station_fps:.1f} frames/s"),
-        ("station over engine", f"{found.station_over_engine:.3f}"),
+        ("station over engine", f"{found.station_over_engine:.3f}, from {found.low:.3f} to {found.high:.3f}"),
         ("part, p50 and p99", f"{found.part_p50_ms:.1f} ms, {found.part_p99_ms:.1f} ms"),
         (
             "overhead a frame",
