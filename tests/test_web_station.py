@@ -9,6 +9,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,16 @@ def test_the_page_shows_what_the_station_has_judged(tmp_path: Path) -> None:
     wait_until(lambda: running.metrics()["edgead_triggers_total", ""] > 5)
     events: list[dict[str, Any]] = []
     tiles, last = 0, {}
-    try:
-        with connect(f"ws://127.0.0.1:{running.port}/ws", max_size=None) as client:
-            while True:
-                message = client.recv(20)
-                assert isinstance(message, bytes)
-                said = json.loads(message[4 : 4 + int.from_bytes(message[:4], "big")])
-                events += said["verdicts"]
-                tiles += len(said["tiles"])
-                last = said["numbers"]
-                assert last["unaccounted"] == 0
-                client.send("a")
-    except ConnectionClosed:
-        pass
+    with suppress(ConnectionClosed), connect(f"ws://127.0.0.1:{running.port}/ws", max_size=None) as client:
+        while True:
+            message = client.recv(20)
+            assert isinstance(message, bytes)
+            said = json.loads(message[4 : 4 + int.from_bytes(message[:4], "big")])
+            events += said["verdicts"]
+            tiles += len(said["tiles"])
+            last = said["numbers"]
+            assert last["unaccounted"] == 0
+            client.send("a")
     running.thread.join(30)
     (report,) = running.reports
     lines = (tmp_path / "out" / "verdicts.ndjson").read_text().splitlines()

@@ -16,9 +16,13 @@ from edgead.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from edgead.bundle import Bundle
+    from edgead.cli.fusing import Compared
     from edgead.cli.parser import Parser, Verbs
-    from edgead.datasets import Sample
+    from edgead.datasets import Dataset, Sample
+    from edgead.evaluate import Evaluation
     from edgead.thresholds import Threshold
 
 
@@ -128,7 +132,6 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
     """Measure accuracy and keep it beside the artefact."""
     import time
 
-    from benchmarks.mvtec_evaluation import METRICS
     from edgead.bundle import Bundle
     from edgead.evaluate import evaluate as measure
     from edgead.progress import task
@@ -165,6 +168,19 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         fusions = compare(good, limits, dataset.test, found.scores)
     document["fusion"] = None if fusions is None else fusions.to_dict()
     document["file"] = str(write_evaluation(bundle, wanted.artefact, document, dataset.test, found))
+    return Answer(document, _shown(wanted, backend, dataset, found, verdicts, fusions))
+
+
+def _shown(
+    wanted: argparse.Namespace,
+    backend: str,
+    dataset: Dataset,
+    found: Evaluation,
+    verdicts: dict[str, Any] | None,
+    fusions: Compared | None,
+) -> list[Table | str]:
+    from benchmarks.mvtec_evaluation import METRICS
+
     accuracy, counts = found.accuracy, found.accuracy.counts
     title = (
         f"Accuracy of {wanted.artefact} by {backend} on {dataset.category}: {counts.images} images of "
@@ -172,7 +188,7 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
     )
     rows = [(name, percent(getattr(accuracy, name))) for name in METRICS]
     by_defect = [(name, percent(value)) for name, value in accuracy.image_AUROC_by_defect.items()]
-    body = [
+    body: list[Table | str] = [
         table(title, ("metric", ">%"), rows),
         table("image_AUROC by defect", ("defect", ">%"), by_defect),
     ]
@@ -182,7 +198,7 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         body.append(table("Verdicts with the bundle's threshold", columns, told))
     if fusions is not None:
         body.append(fusions.told())
-    return Answer(document, body)
+    return body
 
 
 def add_artefact(parser: Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from edgead.cli.dataset import add_dataset_flags, of_bundle, pictures
 from edgead.errors import ConfigError, DataError, nearest, require
 
 if TYPE_CHECKING:
-    from benchmarks.tradeoff import Candidate
+    from rich.table import Table
+
+    from benchmarks.tradeoff import Candidate, Point
     from edgead.bundle import Bundle
     from edgead.cli.parser import Verbs
 
@@ -90,6 +93,10 @@ def tradeoff(wanted: argparse.Namespace) -> Answer:
     }
     files = trade.write(wanted.out, points, command=_command(wanted), conditions=conditions)
     document = {"points": [vars(point) for point in points], "files": [str(path) for path in files]}
+    return Answer(document, [_shown(points), *map(str, files)])
+
+
+def _shown(points: Sequence[Point]) -> Table:
     columns = ("run", "artefact", "backend", "where", ">batch", ">threads", ">FPS", ">AUROC %", ">AUPRO %", "front")
     rows = [
         (
@@ -106,7 +113,7 @@ def tradeoff(wanted: argparse.Namespace) -> Answer:
         )
         for point in sorted(points, key=lambda point: (point.projected, -point.fps))
     ]
-    return Answer(document, [table("Frames a second against accuracy", columns, rows), *map(str, files)])
+    return table("Frames a second against accuracy", columns, rows)
 
 
 def _candidates(wanted: argparse.Namespace) -> list[Candidate]:

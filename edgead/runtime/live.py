@@ -57,10 +57,8 @@ class Live:
         self.slots = tuple(Slot(config.view or ONLY, light) for light in lights)
         self.triggers: int | None = None
         self.health = LiveHealth(triggers=triggers)
-        self._source = source
-        self._options = options
-        self._rate = rate
-        self._paced = paced
+        self._source, self._options = source, options
+        self._rate, self._paced = rate, paced
         self._pulses = pulses
         self._firing: Firing | None = None
         self._asked = 0  # frames that the station's clock has asked for end before this number

@@ -59,6 +59,12 @@ class Service:
             redirect_slashes=False,
             lifespan=self._lifespan,
         )
+        self._add_routes(api)
+        answer_problems(api)
+        sessions = Sessions(token, "edgead-rest") if token else None
+        self.app: App = Guard(api, sessions=sessions, is_open=(), refuse=_refuse)
+
+    def _add_routes(self, api: FastAPI) -> None:
         problems: dict[int | str, dict[str, Any]] = {
             "default": {"description": "what is wrong", "content": {MEDIA_TYPE: {}}}
         }
@@ -101,9 +107,6 @@ class Service:
             operation_id="inspectPart",
             summary="Judge the images of one part",
         )
-        answer_problems(api)
-        sessions = Sessions(token, "edgead-rest") if token else None
-        self.app: App = Guard(api, sessions=sessions, is_open=(), refuse=_refuse)
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
