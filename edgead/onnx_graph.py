@@ -7,7 +7,10 @@ module that it comes from, and the tensors between the networks have fixed names
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +162,16 @@ def _between(nodes: Iterable[Any], inputs: list[str], outputs: list[str]) -> Ite
             needed.add(index)
             wanted.extend(ordered[index].input)
     return (node for index, node in enumerate(ordered) if index in needed)
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's talk off the terminal: it warns of libraries that edgead does not use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -5,11 +5,8 @@ Every file is held against torch on real images, at two batch sizes, before it i
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,7 @@ from edgead.cfrg.inspection import Inspection
 from edgead.cfrg.model import Cfrg
 from edgead.cfrg.parts import Part, parts, tensors
 from edgead.errors import ArtefactError, DataError, require
-from edgead.onnx_graph import MODULE
+from edgead.onnx_graph import MODULE, quiet_exporter
 from edgead.progress import task
 from edgead.runtime.onnx_runner import OnnxRunner, open_session
 
@@ -176,7 +173,7 @@ def _write(
     onnx = require("onnx", extra="export")
     require("onnxscript", extra="export")
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 module,
                 example,
@@ -244,16 +241,3 @@ def _module_of(node: Any, weights: set[str]) -> str:
     scopes = {prop.key: prop.value for prop in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
     path = [scope.strip(" '\"") for scope in scopes.strip("[]").split(",")][:-1]
     return "" if not path or path[-1].startswith("_empty") else path[-1].removeprefix("cfrg.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's talk off the terminal: it warns of libraries that edgead does not use."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -30,7 +30,7 @@ from benchmarks.peers.measuring import METHODS, OURS, VARIANTS
 from benchmarks.peers.record import Record
 from benchmarks.peers.speed import bundles, measure_speed
 from edgead.bundle import BundleInfo
-from edgead.cfrg.train import _keep_freed_memory, train
+from edgead.cfrg.train import keep_freed_memory, train
 from edgead.config import TrainConfig, load_train
 from edgead.datasets import Dataset
 from edgead.errors import ConfigError, EdgeadError, nearest
@@ -53,7 +53,7 @@ def main() -> int:
         if not options.seconds > 0:
             raise ConfigError(f"--seconds is {options.seconds}; expected more than 0")
         torch.set_num_threads(options.threads)
-        _keep_freed_memory()
+        keep_freed_memory()
         folder = options.keep or Path("runs/peers") / (config.dataset.category or config.dataset.kind)
         if options.speed:
             rows = _speed(options, config, folder, command)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ import torch
 from benchmarks.peers.detector import Detector, Images
 from edgead.bundle import Bundle, BundleInfo
 from edgead.errors import ArtefactError, require
-from edgead.onnx_graph import MODULE
+from edgead.onnx_graph import MODULE, quiet_exporter
 from edgead.runtime.onnx_runner import OnnxRunner
 
 OPSET = 18
@@ -60,7 +56,7 @@ def write_onnx(detector: Detector, path: Path, images: Images) -> None:
     detector.eval()
     example = torch.zeros(2, *detector.size_hw, 3, dtype=torch.uint8)
     try:
-        with _quiet():
+        with quiet_exporter():
             program = torch.onnx.export(
                 detector,
                 (example,),
@@ -126,16 +122,3 @@ def hold_against_torch(detector: Detector, path: Path, images: Images) -> None:
                         f"{path}: {name} differs from torch by {difference:.2e} of the map's largest value, the limit "
                         f"is {LIMIT:.0e}; the file is not kept: report this as a bug"
                     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's talk off the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

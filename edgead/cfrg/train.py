@@ -75,7 +75,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained
     begin = time.monotonic()
     dataset = config.dataset.open()
     fabric = _fabric(config)
-    _keep_freed_memory()
+    keep_freed_memory()
     torch.manual_seed(config.seed)
     cfrg = build(config.network, config.size)
     teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
@@ -248,7 +248,7 @@ def _precision(config: TrainConfig, device: str) -> Any:
     return "bf16-mixed" if fast else "32-true"
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory: large tensors handed back and faulted in again cost half of a CPU step."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
