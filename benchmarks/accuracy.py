@@ -13,10 +13,10 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import results
 from edgead.config import TrainConfig, load_train
@@ -26,15 +26,24 @@ from edgead.metrics import bootstrap_auroc
 from edgead.progress import task
 from edgead.yaml_file import check
 
+if TYPE_CHECKING:
+    from edgead.cfrg.model import Cfrg
+
 _MEASURED = ("image_AUROC", "image_F1Max", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_AUPRO_005", "part_AUROC")
 
 
-def measure_accuracy(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Train one seed in ``folder`` and evaluate it on the test split; returns its row."""
+def measure_accuracy(
+    config: TrainConfig, folder: Path, networks: Callable[[int], Cfrg] | None = None
+) -> dict[str, Any]:
+    """Train one seed in ``folder`` and evaluate it on the test split; returns its row.
+
+    Args:
+        networks: builds other networks than those that the configuration names, see ``train``.
+    """
     from edgead.cfrg.train import train
     from edgead.runtime.torch_runner import TorchRunner
 
-    trained = train(config, folder)
+    trained = train(config, folder, networks=networks)
     with TorchRunner(trained.cfrg) as runner, task("Evaluating", len(trained.dataset.test)) as advance:
         evaluation = evaluate(runner, trained.dataset.test, progress=advance)
     accuracy = evaluation.accuracy

@@ -6,7 +6,7 @@ is left out by name, anything else that does not fit is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -194,11 +194,13 @@ class EfficientNet(Backbone):
         taps: indexes of the blocks whose outputs are the levels: 2 is stride 4, 4 stride 8, 10 stride 16, 14 stride 32.
         lite: build Lite0.
         drop: largest stochastic depth, growing linearly over the 16 blocks of the whole network.
+        left_out: blocks that are not run: their input takes the place of their output. Only those with a shortcut can
+            be, which stochastic depth taught to be missing now and then.
     """
 
     unused = ("_blocks.", "_conv_head.", "_bn1.", "_fc.")
 
-    def __init__(self, taps: tuple[int, ...], *, lite: bool, drop: float = 0.0) -> None:
+    def __init__(self, taps: tuple[int, ...], *, lite: bool, drop: float = 0.0, left_out: Collection[int] = ()) -> None:
         super().__init__()
         if lite:
             self.mean, self.std = (127.0,) * 3, (128.0,) * 3
@@ -206,7 +208,7 @@ class EfficientNet(Backbone):
         self._conv_stem = SameConv2d(3, 32, 3, 2)
         self._bn0 = _batch_norm(32)
         self.activation = nn.ReLU6() if lite else nn.SiLU()
-        blocks: list[nn.Module] = []
+        blocks: list[InvertedBottleneck] = []
         inputs, reach = 32, 2
         shapes: list[tuple[int, int]] = []
         for expand, outputs, depth, stage_stride, kernel in _STAGES:
@@ -216,15 +218,18 @@ class EfficientNet(Backbone):
                 blocks.append(InvertedBottleneck(inputs, outputs, expand, stride, kernel, excite=not lite, drop=share))
                 inputs, reach = outputs, reach * stride
                 shapes.append((outputs, reach))
-        self._blocks = nn.ModuleList(blocks[: max(taps) + 1])
+        kept = {index: block for index, block in enumerate(blocks[: max(taps) + 1]) if index not in left_out}
+        assert all(blocks[index].shortcut for index in left_out)
+        self._blocks = nn.ModuleDict({str(index): block for index, block in kept.items()})
         self.channels = tuple(shapes[tap][0] for tap in taps)
         self.strides = tuple(shapes[tap][1] for tap in taps)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.activation(self._bn0(self._conv_stem(image)))  # (N, 32, H/2, W/2)
         levels = []
-        for index, block in enumerate(self._blocks):
-            x = block(x)
+        for index in range(max(self.taps) + 1):
+            if str(index) in self._blocks:
+                x = self._blocks[str(index)](x)
             if index in self.taps:
                 levels.append(x)  # (N, channels[i], H/strides[i], W/strides[i])
         return levels

@@ -62,11 +62,14 @@ class Trained:
     is_main: bool
 
 
-def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained:
+def train(
+    config: TrainConfig, folder: Path, *, resume: bool = False, networks: Callable[[int], Cfrg] | None = None
+) -> Trained:
     """Train, leaving ``training/{state.pt, metrics.jsonl, tensorboard/}`` in ``folder``.
 
     Args:
         resume: go on from the last whole epoch of the same configuration.
+        networks: builds networks for the size of image given, instead of those that the configuration names.
 
     Raises:
         ConfigError: ``resume`` with another configuration, or nothing to resume.
@@ -77,7 +80,7 @@ def train(config: TrainConfig, folder: Path, *, resume: bool = False) -> Trained
     fabric = _fabric(config)
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    cfrg = build(config.network, config.size)
+    cfrg = build(config.network, config.size) if networks is None else networks(config.size)
     teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
     learner = _Learner(cfrg)
     optimizer = _optimizer(config, cfrg)
