@@ -6,7 +6,9 @@ score means more anomalous; equal scores count half (AUROC) or together (average
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import cv2
@@ -18,6 +20,7 @@ from edgead.images import AnomalyMap, Mask
 
 Scores = npt.ArrayLike  # (N,) numbers
 Labels = npt.ArrayLike  # (N,) True where defective
+Interval = tuple[float, float]
 _Floats = npt.NDArray[np.float64]
 
 _DROPPED_BITS = 10
@@ -58,38 +61,35 @@ def part_auroc(scores: Scores, defective: Labels, parts: Sequence[str]) -> float
 
 
 def bootstrap_auroc(
-    scores: Scores,
-    defective: Labels,
-    parts: Sequence[str],
-    *,
-    seed: int,
-    draws: int = 1000,
-    confidence: float = 0.95,
-) -> tuple[float, float] | None:
+    scores: Scores, defective: Labels, parts: Sequence[str], *, seed: int, draws: int = 1000, confidence: float = 0.95
+) -> Interval | None:
     """Return the percentile bootstrap interval of AUROC, drawing whole parts because images of one part are alike.
 
     Good and defective parts are drawn separately, so that every draw has as many of each as the data.
     """
-    values, labels = _checked(scores, defective)
-    if auroc(values, labels) is None:
+    return _bootstrap(_areas, scores, defective, parts, seed=seed, draws=draws, confidence=confidence)
+
+
+def bootstrap_f1_max(
+    scores: Scores, defective: Labels, parts: Sequence[str], *, seed: int, draws: int = 1000, confidence: float = 0.95
+) -> Interval | None:
+    """Return the percentile bootstrap interval of the largest F1, drawn as ``bootstrap_auroc`` draws."""
+    return _bootstrap(_best_f1, scores, defective, parts, seed=seed, draws=draws, confidence=confidence)
+
+
+def rate_interval(events: int, trials: int, confidence: float = 0.95) -> Interval | None:
+    """Return the score interval of a rate (Wilson 1927): after no event at all it still says how high it may be.
+
+    A bootstrap cannot do that: drawn from data without an event, no draw has one.
+    """
+    if not trials:
         return None
-    part = np.unique(np.asarray(parts, dtype=np.str_), return_inverse=True)[1]
-    defective_part = part_maxima(parts, labels) > 0
-    strata = [np.flatnonzero(defective_part == kind) for kind in (False, True)]
-    order = np.argsort(values, kind="stable")
-    begins = np.flatnonzero(np.diff(values[order], prepend=-np.inf))  # the first of each group of equal scores
-    random = np.random.default_rng(seed)
-    areas = []
-    for begin in range(0, draws, _DRAWS_AT_ONCE):
-        rows = min(_DRAWS_AT_ONCE, draws - begin)
-        weight = _part_weights(random, rows, strata)[:, part[order]]
-        good = np.add.reduceat(weight * ~labels[order], begins, axis=1)
-        bad = np.add.reduceat(weight * labels[order], begins, axis=1)
-        pairs = good.sum(axis=1) * bad.sum(axis=1)
-        won = (bad * (np.cumsum(good, axis=1) - good / 2)).sum(axis=1)
-        areas.append(won[pairs > 0] / pairs[pairs > 0])
-    low, high = np.quantile(np.concatenate(areas), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = events / trials
+    middle = share + z * z / (2 * trials)
+    reach = z * math.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z * z / trials
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 class PixelAccuracy:
@@ -233,6 +233,58 @@ def _bins(values: AnomalyMap) -> npt.NDArray[np.int64]:
     bits = floats.view(np.uint32)
     ordered = np.where(bits >> 31 == 1, ~bits, bits | np.uint32(0x80000000))
     return (ordered >> _DROPPED_BITS).astype(np.int64)
+
+
+def _bootstrap(
+    measure: Callable[[_Floats, _Floats], _Floats],
+    scores: Scores,
+    defective: Labels,
+    parts: Sequence[str],
+    *,
+    seed: int,
+    draws: int,
+    confidence: float,
+) -> Interval | None:
+    """Return the interval of what ``measure`` says of draws of parts.
+
+    Args:
+        measure: takes how many good and defective ones a draw has at each distinct score, lowest first, both
+            ``(rows, distinct)``; NaN where a draw cannot define it.
+    """
+    values, labels = _checked(scores, defective)
+    if not labels.any() or labels.all():
+        return None
+    part = np.unique(np.asarray(parts, dtype=np.str_), return_inverse=True)[1]
+    defective_part = part_maxima(parts, labels) > 0
+    strata = [np.flatnonzero(defective_part == kind) for kind in (False, True)]
+    order = np.argsort(values, kind="stable")
+    begins = np.flatnonzero(np.diff(values[order], prepend=-np.inf))  # the first of each group of equal scores
+    random = np.random.default_rng(seed)
+    found = []
+    for begin in range(0, draws, _DRAWS_AT_ONCE):
+        weight = _part_weights(random, min(_DRAWS_AT_ONCE, draws - begin), strata)[:, part[order]]
+        good = np.add.reduceat(weight * ~labels[order], begins, axis=1)
+        bad = np.add.reduceat(weight * labels[order], begins, axis=1)
+        found.append(measure(good, bad))
+    every = np.concatenate(found)
+    low, high = np.quantile(every[np.isfinite(every)], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _areas(good: _Floats, bad: _Floats) -> _Floats:
+    pairs = good.sum(axis=1) * bad.sum(axis=1)
+    won = (bad * (np.cumsum(good, axis=1) - good / 2)).sum(axis=1)
+    areas: _Floats = np.full(len(won), np.nan)
+    np.divide(won, pairs, out=areas, where=pairs > 0)
+    return areas
+
+
+def _best_f1(good: _Floats, bad: _Floats) -> _Floats:
+    flagged_good, flagged_bad = (np.cumsum(each[:, ::-1], axis=1) for each in (good, bad))
+    every = bad.sum(axis=1, keepdims=True)
+    best: _Floats = np.max(2 * flagged_bad / np.maximum(flagged_bad + flagged_good + every, 1), axis=1)
+    best[(every[:, 0] == 0) | (good.sum(axis=1) == 0)] = np.nan
+    return best
 
 
 def _part_weights(random: np.random.Generator, rows: int, strata: Sequence[npt.NDArray[Any]]) -> _Floats:

@@ -264,6 +264,9 @@ def test_evaluate_keeps_scores_that_give_the_accuracy_it_prints(run: Run, copied
     verdicts = done.document["verdicts"]
     assert sum(verdicts["good"].values()) == sum(not bad for bad in parts.values())
     assert sum(verdicts["defective"].values()) == sum(parts.values()) == 7
+    (by_part,) = done.document["parts"]
+    assert (verdicts["unit"], by_part["verdicts"]) == ("part", {kind: verdicts[kind] for kind in ("good", "defective")})
+    assert by_part["part_AUROC"] == kept["accuracy"]["part_AUROC"]
     table = run("evaluate", copied).out
     assert f"{100 * done.document['accuracy']['image_AUROC']:.2f}" in table
 

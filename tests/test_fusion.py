@@ -386,8 +386,16 @@ def test_the_command_calibrates_and_evaluate_compares(
     judge = judge_of(Bundle.open(run), "fp32", "conformal", seen)
     assert judge.unit_threshold.to_dict() == found["threshold"]
     assert main(["evaluate", str(run), *dataset]) == 0
-    compared = json.loads(capsys.readouterr().out)["fusion"]
-    assert (compared["parts"], compared["left_out"]) == (3 + len(spec.defects), 0)
-    for name in ("max", "conformal"):
-        assert sum(compared[name]["defective"].values()) == len(spec.defects)
-        assert 0 <= compared[name]["part_AUROC"] <= 1
+    document = json.loads(capsys.readouterr().out)
+    compared = {row["fusion"]: row for row in document["parts"]}
+    assert list(compared) == ["max", "conformal"]
+    assert compared["max"]["part_AUROC"] == document["accuracy"]["part_AUROC"]
+    for row in compared.values():
+        assert (row["parts"], row["left_out"]) == (3 + len(spec.defects), 0)
+        assert sum(row["verdicts"]["defective"].values()) == row["defective"] == len(spec.defects)
+        low, high = row["part_AUROC_interval"]
+        assert 0 <= low <= row["part_AUROC"] <= high <= 1
+    assert main(["evaluate", str(run), *dataset[:-1]]) == 0
+    shown = capsys.readouterr().out
+    assert "By part, intervals by bootstrap over parts" in shown
+    assert f"{compared['conformal']['escapes']['count']} escapes" in shown

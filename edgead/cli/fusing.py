@@ -1,9 +1,9 @@
-"""What threshold and evaluate say about conformal fusion."""
+"""What threshold and evaluate say about parts and their fusions."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,9 @@ from edgead.cli.answer import percent, table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgead.datasets import Dataset, Sample
+    from edgead.datasets import Dataset
     from edgead.good_parts import GoodParts, Place
-    from edgead.runtime.fusion import Judge
+    from edgead.part_accuracy import PartAccuracy
     from edgead.thresholds import Threshold
 
 
@@ -55,37 +55,6 @@ class Fused:
         return [table(title, ("", ">"), rows), self.threshold.explain()]
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Both fusions on the parts that have all views and lights.
-
-    Attributes:
-        left_out: parts that have not.
-        auroc: by fusion.
-        verdicts: by fusion, then ``"good"`` or ``"defective"``, then verdict.
-    """
-
-    parts: int
-    left_out: int
-    auroc: Mapping[str, float | None]
-    verdicts: Mapping[str, Mapping[str, Mapping[str, int]]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        rows = {name: {"part_AUROC": self.auroc[name], **self.verdicts[name]} for name in self.auroc}
-        return {"parts": self.parts, "left_out": self.left_out, **rows}
-
-    def told(self) -> Table:
-        """Return the same for people."""
-        rows = [
-            (name, kind, percent(self.auroc[name]), *counts.values())
-            for name, kinds in self.verdicts.items()
-            for kind, counts in kinds.items()
-        ]
-        title = f"Fusions on {self.parts} parts with all views and lights ({self.left_out} left out)"
-        return table(title, ("fusion", "parts", ">part AUROC %", ">OK", ">UNSURE", ">NG"), rows)
-
-
 def fuse(wanted: argparse.Namespace, dataset: Dataset, scores: Sequence[float], source: str) -> Fused:
     """Calibrate conformal fusion with the scores of held-out Good images.
 
@@ -110,38 +79,43 @@ def fuse(wanted: argparse.Namespace, dataset: Dataset, scores: Sequence[float], 
     return Fused(good, left_out, judge.unit_threshold)
 
 
-def compare(good: GoodParts, largest: Threshold, samples: Sequence[Sample], scores: Sequence[float]) -> Compared:
-    """Judge test parts by both fusions, each with its own threshold."""
-    from edgead.metrics import auroc
-    from edgead.runtime.fusion import Largest, calibrated
-    from edgead.runtime.parts import Slot
-    from edgead.thresholds import Verdict
+def part_tables(rows: Sequence[PartAccuracy]) -> list[Table | str]:
+    """Show what each fusion makes of the test parts; without a threshold no verdicts."""
+    ranked = [
+        (
+            row.fusion,
+            row.parts,
+            row.defective,
+            row.left_out,
+            percent(row.part_AUROC),
+            _between(row.part_AUROC_interval),
+            percent(row.part_F1Max),
+            _between(row.part_F1Max_interval),
+        )
+        for row in rows
+    ]
+    columns = ("fusion", ">parts", ">defective", ">left out", ">AUROC %", "95 %", ">F1Max %", "95 %")
+    body: list[Table | str] = [table("By part, intervals by bootstrap over parts", columns, ranked)]
+    told = []
+    for row in rows:
+        for kind, what, wrong in (
+            ("good", "false alarms", row.false_alarms),
+            ("defective", "escapes", row.escapes),
+        ):
+            if row.verdicts is not None and wrong is not None:
+                share = f"{percent(wrong.share)} % {_between(wrong.interval)}".rstrip()
+                fusion = row.fusion if not row.left_out else f"{row.fusion}, {row.parts} parts"
+                told.append((fusion, kind, *row.verdicts[kind].values(), f"{wrong.count} {what}", share))
+    if told:
+        verdicts = ("fusion", "parts", ">OK", ">UNSURE", ">NG", ">wrong", "of these parts, 95 %")
+        body.append(
+            table("Verdicts on parts; wrong are Good ones that are NG, and defective ones that are OK", verdicts, told)
+        )
+    return body
 
-    slots = [Slot(*slot) for slot in good.slots]
-    by_part: dict[str, dict[Slot, float]] = {}
-    images: dict[str, int] = {}
-    defective: dict[str, bool] = {}
-    for sample, score in zip(samples, scores, strict=True):
-        by_part.setdefault(sample.part, {})[Slot(sample.view, sample.illumination)] = score
-        images[sample.part] = images.get(sample.part, 0) + 1
-        defective[sample.part] = defective.get(sample.part, False) or not sample.is_good
-    whole = [part for part, row in by_part.items() if images[part] == len(slots) and row.keys() == set(slots)]
-    judges: dict[str, Judge] = {"max": Largest(largest), "conformal": calibrated(good, slots)}
-    areas, verdicts = {}, {}
-    for name, judge in judges.items():
-        judged = [judge.judge(by_part[part]) for part in whole]
-        areas[name] = auroc([each.score for each in judged], [defective[part] for part in whole])
-        verdicts[name] = {
-            kind: {
-                verdict.value: sum(
-                    each.verdict is verdict and defective[part] is is_defective
-                    for each, part in zip(judged, whole, strict=True)
-                )
-                for verdict in Verdict
-            }
-            for kind, is_defective in (("good", False), ("defective", True))
-        }
-    return Compared(len(whole), len(by_part) - len(whole), areas, verdicts)
+
+def _between(interval: tuple[float, float] | None) -> str:
+    return "" if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
 
 def _simulated(dataset: Dataset) -> dict[Place, Place] | None:

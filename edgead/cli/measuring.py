@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgead.cli.answer import Answer, percent, table
 from edgead.cli.dataset import add_dataset_flags, of_bundle
 from edgead.cli.evaluation_file import write_evaluation
-from edgead.cli.fusing import compare, fuse
+from edgead.cli.fusing import fuse, part_tables
 from edgead.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgead.bundle import Bundle
-    from edgead.cli.fusing import Compared
     from edgead.cli.parser import Parser, Verbs
     from edgead.datasets import Dataset, Sample
     from edgead.evaluate import Evaluation
+    from edgead.part_accuracy import PartAccuracy
     from edgead.thresholds import Threshold
 
 
@@ -134,6 +134,7 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
 
     from edgead.bundle import Bundle
     from edgead.evaluate import evaluate as measure
+    from edgead.part_accuracy import has_parts, part_accuracies
     from edgead.progress import task
     from edgead.runtime.open import backend_of, open_runner
 
@@ -152,7 +153,12 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
     ):
         found = measure(runner, dataset.test, progress=advance)
     record = bundle.artefacts[wanted.artefact]
-    verdicts = _verdicts(bundle.threshold(wanted.artefact), dataset.test, found.scores) if record.threshold else None
+    limits = bundle.threshold(wanted.artefact) if record.threshold else None
+    good = bundle.good_parts(wanted.artefact) if record.good_parts else None
+    verdicts = _verdicts(limits, dataset.test, found.scores) if limits else None
+    parts: tuple[PartAccuracy, ...] = ()
+    if has_parts(dataset.test):
+        parts = part_accuracies(dataset.test, found.scores, threshold=limits, good_parts=good)
     document: dict[str, Any] = {
         "bundle": str(bundle.path),
         "artefact": wanted.artefact,
@@ -160,15 +166,11 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         "dataset": config.model_dump(mode="json"),
         "accuracy": found.accuracy.to_dict(),
         "verdicts": verdicts,
+        "parts": [row.to_dict() for row in parts],
         "seconds": round(time.monotonic() - begin, 3),
     }
-    fusions = None
-    if record.good_parts:
-        good, limits = bundle.good_parts(wanted.artefact), bundle.threshold(wanted.artefact)
-        fusions = compare(good, limits, dataset.test, found.scores)
-    document["fusion"] = None if fusions is None else fusions.to_dict()
     document["file"] = str(write_evaluation(bundle, wanted.artefact, document, dataset.test, found))
-    return Answer(document, _shown(wanted, backend, dataset, found, verdicts, fusions))
+    return Answer(document, _shown(wanted, backend, dataset, found, verdicts, parts))
 
 
 def _shown(
@@ -177,7 +179,7 @@ def _shown(
     dataset: Dataset,
     found: Evaluation,
     verdicts: dict[str, Any] | None,
-    fusions: Compared | None,
+    parts: Sequence[PartAccuracy],
 ) -> list[Table | str]:
     from benchmarks.mvtec_evaluation import METRICS
 
@@ -192,13 +194,11 @@ def _shown(
         table(title, ("metric", ">%"), rows),
         table("image_AUROC by defect", ("defect", ">%"), by_defect),
     ]
-    if verdicts is not None:
+    if verdicts is not None and not (parts and verdicts["unit"] == "part"):
         columns = (f"{verdicts['unit']}s", ">OK", ">UNSURE", ">NG")
         told = [(kind, *verdicts[kind].values()) for kind in ("good", "defective")]
         body.append(table("Verdicts with the bundle's threshold", columns, told))
-    if fusions is not None:
-        body.append(fusions.told())
-    return body
+    return [*body, *(part_tables(parts) if parts else ())]
 
 
 def add_artefact(parser: Parser) -> None:
