@@ -58,17 +58,18 @@ def test_verdicts_are_those_counted_by_hand() -> None:
         *shots("h", {"1": 0.1, "2": 0.2}, defect="crack"),  # OK: an escape
         *shots("i", {"1": 0.1, "2": 1.2}, defect="crack"),  # OK: an escape
     ]
+    shown += shots("j", {"1": 0.1, "2": 4.0}, defect="crack")  # NG
     (row,) = judged(shown)
-    assert (row.fusion, row.parts, row.defective, row.left_out) == ("max", 9, 5, 0)
+    assert (row.fusion, row.parts, row.defective, row.left_out) == ("max", 10, 6, 0)
     assert row.verdicts == {
         "good": {"OK": 2, "UNSURE": 1, "NG": 1},
-        "defective": {"OK": 2, "UNSURE": 1, "NG": 2},
+        "defective": {"OK": 2, "UNSURE": 1, "NG": 3},
     }
     assert row.escapes is not None
     assert row.false_alarms is not None
-    assert (row.escapes.count, row.escapes.share) == (2, 0.4)
+    assert (row.escapes.count, row.escapes.share) == (2, pytest.approx(1 / 3))
     assert (row.false_alarms.count, row.false_alarms.share) == (1, 0.25)
-    fused, bad = [1.9, 2.0, 2.5, 9.0, 3.1, 5.0, 3.0, 0.2, 1.2], [False] * 4 + [True] * 5
+    fused, bad = [1.9, 2.0, 2.5, 9.0, 3.1, 5.0, 3.0, 0.2, 1.2, 4.0], [False] * 4 + [True] * 6
     assert row.part_AUROC == pytest.approx(roc_auc_score(bad, fused))
     assert row.part_F1Max == pytest.approx(best_f1(bad, fused))
     assert row.part_F1 == pytest.approx(f1_score(bad, np.array(fused) > 3))
@@ -162,7 +163,7 @@ def test_conformal_is_the_stations_own_and_sees_the_quiet_view() -> None:
 def test_parts_that_lack_a_view_or_have_it_twice_are_left_out_of_conformal_alone() -> None:
     good, shown = loud_and_quiet()
     shown += [*shots("half", {"loud": 99.0}), *shots("twice", {"loud": 10.0, "quiet": 0.0})]
-    shown.append((Sample(Path("again.png"), "twice", view="loud"), 98.0))
+    shown.insert(0, (Sample(Path("again.png"), "twice", view="loud"), 98.0))  # the larger of two, whichever comes first
     every, largest, conformal = judged(shown, good_parts=good)
     assert [(row.fusion, row.parts, row.left_out) for row in (every, largest, conformal)] == [
         ("max", 14, 0), ("max", 12, 2), ("conformal", 12, 2),
