@@ -201,8 +201,8 @@ class Record:
         ConfigError: the file was measured under other conditions.
     """
 
-    def __init__(self, path: Path, command: str, conditions: Row) -> None:
-        self._path, self._command, self._conditions = path, command, conditions
+    def __init__(self, path: Path, conditions: Row) -> None:
+        self._path, self._conditions = path, conditions
         self.runs: list[Row] = []
         if path.exists():
             before: Row = dict(results.read(path).conditions)
@@ -218,7 +218,9 @@ class Record:
         """Keep what a seed gave, and write the file anew."""
         self.runs = sorted([*self.runs, run], key=lambda each: (list(OBJECTS).index(each["object"]), each["seed"]))
         conditions = {**self._conditions, "runs": self.runs}
-        results.save(self._path, command=self._command, conditions=conditions, rows=self.rows())
+        seeds = 1 + max(each["seed"] for each in self.runs)  # one command for all, however many steps it took
+        command = f"python -m benchmarks.objects --seeds {seeds} --save {self._path}"
+        results.save(self._path, command=command, conditions=conditions, rows=self.rows())
 
     def rows(self) -> list[Row]:
         """Return the summaries, in the order of the objects."""
@@ -260,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--seeds: expected 1 or more")
     names = [name.strip() for name in given.objects.split(",") if name.strip()]
     try:
-        record = Record(given.save, _command(given), _conditions(given))
+        record = Record(given.save, _conditions(given))
         for seed in range(given.seeds):
             for name in map(str, dict.fromkeys(names)):
                 object_spec(name)
@@ -272,11 +274,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.objects: {error}", file=sys.stderr)
         return error.exit_code
     return 0
-
-
-def _command(given: argparse.Namespace) -> str:
-    """Return the command that measures all that a file is for, however many steps it took."""
-    return f"python -m benchmarks.objects --seeds {given.seeds} --save {given.save}"
 
 
 def _conditions(given: argparse.Namespace) -> Row:

@@ -105,13 +105,14 @@ def run(name: str, seed: int, area: float) -> dict[str, Any]:
 
 def test_rows_are_medians_with_their_range_and_what_is_measured_stays(tmp_path: Path) -> None:
     path = tmp_path / "objects.json"
-    record = objects.Record(path, "c", {"size": 64})
+    record = objects.Record(path, {"size": 64})
     for seed, area in ((0, 0.8), (2, 0.95), (1, 0.9)):
         record.add(run("ceramic_tile", seed, area))
     record.add(run("magnetic_core", 0, 0.5))
-    again = objects.Record(path, "c", {"size": 64})
+    again = objects.Record(path, {"size": 64})
     assert again.has("ceramic_tile", 2)
     assert not again.has("magnetic_core", 1)
+    assert "--seeds 3 " in results.read(path).command
     rows = [dict(row) for row in results.read(path).rows]
     assert rows == json.loads(json.dumps(again.rows()))
     assert [(row["object"], row["fusion"], row["seeds"]) for row in rows] == [
@@ -121,7 +122,7 @@ def test_rows_are_medians_with_their_range_and_what_is_measured_stays(tmp_path: 
     assert (rows[2]["part_AUROC"], rows[2]["part_AUROC_range"]) == (0.9, [0.8, 0.95])
     assert (rows[2]["escape_share"], rows[2]["part_AUROC_interval"]) == (0.1, [0.8, 0.9])
     with pytest.raises(ConfigError, match="other conditions"):
-        objects.Record(path, "c", {"size": 128})
+        objects.Record(path, {"size": 128})
 
 
 def test_wrong_words_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
