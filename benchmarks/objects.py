@@ -202,25 +202,29 @@ class Record:
     """
 
     def __init__(self, path: Path, conditions: Row) -> None:
-        self._path, self._conditions = path, conditions
-        self.runs: list[Row] = []
-        if path.exists():
-            before: Row = dict(results.read(path).conditions)
-            self.runs = before.pop("runs", [])
-            if before != json.loads(json.dumps(conditions)):
-                raise ConfigError(f"{path}: was measured under other conditions; choose another --save, or delete it")
+        self._path, self._conditions = path, json.loads(json.dumps(conditions))
+        self.runs = self._read()
 
     def has(self, name: str, seed: int) -> bool:
         """Tell whether an object and seed have been measured."""
         return any((run["object"], run["seed"]) == (name, seed) for run in self.runs)
 
     def add(self, run: Row) -> None:
-        """Keep what a seed gave, and write the file anew."""
-        self.runs = sorted([*self.runs, run], key=lambda each: (list(OBJECTS).index(each["object"]), each["seed"]))
+        """Keep what a seed gave, and write the file anew, with what others have measured meanwhile."""
+        self.runs = sorted([*self._read(), run], key=lambda each: (list(OBJECTS).index(each["object"]), each["seed"]))
         conditions = {**self._conditions, "runs": self.runs}
         seeds = 1 + max(each["seed"] for each in self.runs)  # one command for all, however many steps it took
         command = f"python -m benchmarks.objects --seeds {seeds} --save {self._path}"
         results.save(self._path, command=command, conditions=conditions, rows=self.rows())
+
+    def _read(self) -> list[Row]:
+        if not self._path.exists():
+            return []
+        before: Row = dict(results.read(self._path).conditions)
+        runs: list[Row] = before.pop("runs", [])
+        if before != self._conditions:
+            raise ConfigError(f"{self._path}: was measured under other conditions; choose another --save, or delete it")
+        return runs
 
     def rows(self) -> list[Row]:
         """Return the summaries, in the order of the objects."""

@@ -108,7 +108,13 @@ def test_rows_are_medians_with_their_range_and_what_is_measured_stays(tmp_path: 
     record = objects.Record(path, {"size": 64})
     for seed, area in ((0, 0.8), (2, 0.95), (1, 0.9)):
         record.add(run("ceramic_tile", seed, area))
-    record.add(run("magnetic_core", 0, 0.5))
+    objects.Record(path, {"size": 64}).add(run("magnetic_core", 0, 0.5))  # another process
+    record.add(run("ceramic_tile", 3, 0.9))
+    again = objects.Record(path, {"size": 64})
+    assert [each["seed"] for each in again.runs] == [0, 0, 1, 2, 3]
+    path.unlink()
+    for each in again.runs[:4]:
+        record.add(each)
     again = objects.Record(path, {"size": 64})
     assert again.has("ceramic_tile", 2)
     assert not again.has("magnetic_core", 1)
