@@ -35,7 +35,7 @@ def _path_or_url(value: str, info: ValidationInfo) -> str:
 
 CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
 PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
-NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0"]
+NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0", "cfrg-nano0"]
 
 
 class DatasetConfig(Section):

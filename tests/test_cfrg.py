@@ -61,11 +61,16 @@ def test_the_reference_does_the_arithmetic_of_the_paper(reference: Cfrg) -> None
     assert tuple(output.logits.shape) == (1, 1, 256, 256)
 
 
-@pytest.mark.parametrize("network", ["cfrg-r18", "cfrg-lite0"])
-def test_the_light_networks_are_an_order_lighter(network: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "gmac", "count"),
+    [("cfrg-r18", 3.7194, 7_280_977), ("cfrg-lite0", 0.5853, 3_618_213), ("cfrg-nano0", 0.2749, 1_522_903)],
+)
+def test_the_light_networks_are_an_order_lighter(network: str, gmac: float, count: int) -> None:
+    cfrg = build(network).eval()
+    assert parameters(cfrg) == count
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = build(network).eval()(torch.randn(1, 3, 256, 256))
-    assert counter.get_total_flops() / 2e9 < 6.4
+        output = cfrg(torch.randn(1, 3, 256, 256))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, abs=1e-3)
     for teacher, student, recovery in zip(output.teacher, output.student, output.recovery, strict=True):
         assert teacher.shape == student.shape == recovery.shape
 
@@ -182,7 +187,7 @@ def test_batches_depend_on_seed_and_epoch_alone_and_are_dealt_without_overlap() 
         EpochBatches(3, 4, 1, rank=0, ranks=2)
 
 
-@pytest.mark.parametrize("network", ["cfrg-r18", "cfrg-lite0"])
+@pytest.mark.parametrize("network", ["cfrg-r18", "cfrg-lite0", "cfrg-nano0"])
 def test_checkpoints_come_back_as_they_were(network: str, tmp_path: Path) -> None:
     cfrg = build(network, 64)
     checkpoint.save(cfrg, tmp_path / "c.pt", seed=3)
@@ -240,6 +245,22 @@ def test_lite0_knows_imagenet() -> None:
     assert not torch.equal(random, cfrg.teacher.state_dict()["_conv_stem.weight"])
     assert cfrg.teacher.mean == (127.0, 127.0, 127.0)
     assert isinstance(cfrg.teacher, backbones.EfficientNet)
+
+
+def test_nano0_gives_much_of_what_the_whole_teacher_gives() -> None:
+    """Fitted to pictures, its teacher comes near the package's on others of their kind."""
+    coarse = np.random.default_rng(7).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    pictures = torch.from_numpy(coarse.repeat(8, 1).repeat(8, 2))
+    whole, cfrg = build("cfrg-lite0", 64).eval(), build("cfrg-nano0", 64).eval()
+    checkpoint.load_teacher(whole, None)
+    with pytest.raises(ConfigError, match="slimmed for a category"):
+        checkpoint.load_teacher(cfrg, None)
+    checkpoint.load_teacher(cfrg, None, lambda: pictures[:32])
+    with torch.no_grad():
+        levels = [each.teacher(each.normalise(pictures[32:])) for each in (whole, cfrg)]
+    for wanted, found in zip(*levels, strict=True):
+        assert wanted.shape == found.shape
+        assert float(F.cosine_similarity(wanted, found).mean()) > 0.8
 
 
 def test_unknown_networks_and_sizes_are_refused() -> None:

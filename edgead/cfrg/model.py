@@ -105,6 +105,7 @@ def build(network: str, size: int = 256) -> Cfrg:
         "cfrg-wrn50": _wrn50,
         "cfrg-r18": _r18,
         "cfrg-lite0": _lite0,
+        "cfrg-nano0": _nano0,
     }
     if network not in builders:
         raise ConfigError(f"unknown network '{network}'{nearest(network, NETWORKS)}")
@@ -132,3 +133,11 @@ def _lite0(size_hw: tuple[int, int]) -> Cfrg:
     student = LightStudent(teacher.channels, teacher.strides, 24)
     recovery = LightRecovery(teacher.channels, (32, 64, 128), 128)
     return Cfrg("cfrg-lite0", teacher, student, recovery, LightSegmentation(teacher.channels, 32), size_hw)
+
+
+def _nano0(size_hw: tuple[int, int]) -> Cfrg:
+    # The levels of cfrg-lite0, from a teacher slimmed for the category (edgead.cfrg.slimming); all else half as wide.
+    teacher = EfficientNet((4, 10, 14), lite=True, inner=0.5)
+    student = LightStudent(teacher.channels, teacher.strides, 12)
+    recovery = LightRecovery(teacher.channels, (16, 32, 64), 64)
+    return Cfrg("cfrg-nano0", teacher, student, recovery, LightSegmentation(teacher.channels, 16), size_hw)
