@@ -377,3 +377,28 @@ def test_the_roc_curve_keeps_its_corners_and_its_area() -> None:
     assert area == pytest.approx(auroc([*good, *bad], [False] * 500 + [True] * 500), abs=1e-12)
     assert _roc_points([1, 2, 3], [4, 5]) == [(0, 0), (0, 1), (1, 1)]
     assert _roc_points([1, 1], [1]) == [(0, 0), (1, 1)]
+
+
+def test_parts_are_judged_by_the_fusion_of_a_station(tmp_path: Path, samples: list[Sample]) -> None:
+    """Good parts have two images, the first part a bright one; one defective part is dark."""
+    paired = [
+        Sample(s.image, f"G{n // 2}" if s.is_good else s.part, s.defect, s.mask, illumination="12"[n % 2])
+        for n, s in enumerate(samples)
+    ]
+    bundle = make(tmp_path / "bundle")
+    bundle.set_threshold("fp32", threshold(unit="part"))
+    page = Page(write_report(bundle, samples=paired).read_text(encoding="utf-8")).text
+    with open_runner(bundle, "fp32") as runner:
+        found = evaluate(runner, paired)
+    best: dict[str, float] = {}
+    for one, score in zip(paired, found.scores, strict=True):
+        best[one.part] = max(best.get(one.part, 0), score)
+    escapes = sum(score <= 60 for part, score in best.items() if part[0] != "G")
+    alarms = sum(score > 100 for part, score in best.items() if part[0] == "G")
+    bad = len(best) - 3
+    assert (escapes, alarms, bad) == (1, 1, 4)
+    assert f"defective, but OK Good, but NG max {len(best)} {found.accuracy.part_AUROC:.3f}" in page
+    assert f"{escapes} of {bad} {alarms} of 3" in page
+    bundle.set_threshold("fp32", threshold())
+    single = Page(write_report(bundle, samples=samples).read_text(encoding="utf-8")).text
+    assert "defective, but OK" not in single

@@ -15,6 +15,7 @@ from edgead.bundle import Artefact, Bundle
 from edgead.datasets.sample import GOOD, Sample
 from edgead.errors import DataError
 from edgead.evaluate import Accuracy
+from edgead.part_accuracy import PartAccuracy, has_parts, part_accuracies
 from edgead.runtime.open import backend_of
 from edgead.thresholds import Threshold, Verdict
 
@@ -94,6 +95,14 @@ class Findings:
             Unit(name, ", ".join(sorted(defects[name])) or GOOD, self.scores[index], index)
             for name, index in best.items()
         )
+
+    @cached_property
+    def fusions(self) -> tuple[PartAccuracy, ...]:
+        """Each fusion of a station on the test parts; empty where every image is a part of its own."""
+        if not has_parts(self.samples):
+            return ()
+        good = self.bundle.good_parts(self.artefact) if self.record.good_parts else None
+        return part_accuracies(self.samples, self.scores, threshold=self.threshold, good_parts=good)
 
     @property
     def span(self) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from benchmarks.report.findings import Findings, curves_of
 from benchmarks.report.markup import NOTHING, Markup, Value, count, join, missing, number, percent, section, table, tag
 from benchmarks.speed import machine
 from edgead.metrics import auroc
+from edgead.part_accuracy import Rate
 from edgead.thresholds import Verdict
 
 _METRICS = (
@@ -56,6 +57,7 @@ def accuracy_section(found: Findings) -> Markup:
             ),
             tag("div", tag("h3", "By metric"), table(("Metric", "Meaning", "Value"), rows, words=2)),
             *_by_place(found),
+            *_by_fusion(found),
             class_="two",
         ),
         tag("p", about, class_="note"),
@@ -242,6 +244,27 @@ def _by_place(found: Findings) -> Iterable[Markup]:
     rows.append(["all views", *(cell(None, light) for light in [*lights, None])])
     note = "image AUROC, number of Good + defective images"
     yield tag("div", tag("h3", "By view and light", tag("small", note)), table(heads, rows))
+
+
+def _by_fusion(found: Findings) -> Iterable[Markup]:
+    """Yield what each fusion of a station makes of the parts, where a part has several images."""
+    if not found.fusions:
+        return
+
+    def between(interval: tuple[float, float] | None) -> str:
+        return NOTHING if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+    def wrong(rate: Rate | None, every: int) -> str:
+        return NOTHING if rate is None else f"{rate.count} of {every}"
+
+    rows = [
+        (row.fusion, row.parts, number(row.part_AUROC), between(row.part_AUROC_interval), number(row.part_F1Max),
+         wrong(row.escapes, row.defective), wrong(row.false_alarms, row.parts - row.defective))
+        for row in found.fusions
+    ]  # fmt: skip
+    heads = ("Fusion", "parts", "part AUROC", "95 %", "part F1Max", "defective, but OK", "Good, but NG")
+    note = "as a station would judge them; intervals by bootstrap over parts"
+    yield tag("div", tag("h3", "By part", tag("small", note)), table(heads, rows))
 
 
 def _training(found: Findings) -> Value:
