@@ -1,6 +1,7 @@
 """Accuracy of one configuration over several seeds, trained and evaluated from nothing.
 
     python -m benchmarks.accuracy benchmarks/magnetic_tile.yaml --root DATA --seeds 0 1 2
+    python -m benchmarks.accuracy benchmarks/magnetic_tile.yaml --root DATA --network cfrg-nano0 --out FILE
 
 Writes ``benchmarks/results/<name of the YAML file>.json``: a row a seed, then the medians with their range.
 """
@@ -8,6 +9,7 @@ Writes ``benchmarks/results/<name of the YAML file>.json``: a row a seed, then t
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import shlex
 import sys
@@ -19,11 +21,15 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import results
+from edgead.bundle import Bundle
 from edgead.config import TrainConfig, load_train
-from edgead.errors import EdgeadError
+from edgead.datasets import Dataset
+from edgead.errors import ConfigError, EdgeadError
 from edgead.evaluate import evaluate
 from edgead.metrics import bootstrap_auroc
 from edgead.progress import task
+from edgead.runtime.open import open_runner
+from edgead.runtime.runner import Runner
 from edgead.yaml_file import check
 
 if TYPE_CHECKING:
@@ -44,22 +50,50 @@ def measure_accuracy(
     from edgead.runtime.torch_runner import TorchRunner
 
     trained = train(config, folder, networks=networks)
-    with TorchRunner(trained.cfrg) as runner, task("Evaluating", len(trained.dataset.test)) as advance:
-        evaluation = evaluate(runner, trained.dataset.test, progress=advance)
-    accuracy = evaluation.accuracy
-    test = trained.dataset.test
-    interval = bootstrap_auroc(
-        evaluation.scores, [not sample.is_good for sample in test], [sample.part for sample in test], seed=config.seed
-    )
+    with TorchRunner(trained.cfrg) as runner:
+        row = _evaluated(runner, trained.dataset, config.seed)
     return {
-        "seed": config.seed,
-        **{name: _rounded(getattr(accuracy, name)) for name in _MEASURED},
-        "image_AUROC_interval": None if interval is None else [round(bound, 4) for bound in interval],
-        "by_defect": {name: _rounded(value) for name, value in accuracy.image_AUROC_by_defect.items()},
+        **row,
         "train_minutes": round(trained.seconds / 60, 1),
         "train_images": len(trained.dataset.train),
         "precision": trained.precision,
         "peak_GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+
+
+def measure_run(config: TrainConfig, folder: Path) -> dict[str, Any]:
+    """Evaluate what ``edgead train`` and ``edgead export`` left in ``folder``; returns the row of its seed.
+
+    Raises:
+        ConfigError: it was trained with another configuration.
+        ArtefactError: no run, or a damaged one.
+    """
+    found, wanted = (
+        each.model_dump(exclude={"dataset": {"root"}}) for each in (load_train(folder / "train.yaml"), config)
+    )
+    if differing := [name for name, value in wanted.items() if found[name] != value]:
+        raise ConfigError(f"{folder}: trained with another {', '.join(differing)}; give the same, or leave --runs out")
+    dataset = config.dataset.open()
+    with open_runner(Bundle.open(folder), "fp32") as runner:
+        row = _evaluated(runner, dataset, config.seed)
+    epochs = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    minutes = round(sum(epoch["seconds"] for epoch in epochs) / 60, 1)
+    return {**row, "train_minutes": minutes, "train_images": len(dataset.train)}
+
+
+def _evaluated(runner: Runner, dataset: Dataset, seed: int) -> dict[str, Any]:
+    test = dataset.test
+    with task("Evaluating", len(test)) as advance:
+        evaluation = evaluate(runner, test, progress=advance)
+    accuracy = evaluation.accuracy
+    interval = bootstrap_auroc(
+        evaluation.scores, [not sample.is_good for sample in test], [sample.part for sample in test], seed=seed
+    )
+    return {
+        "seed": seed,
+        **{name: _rounded(getattr(accuracy, name)) for name in _MEASURED},
+        "image_AUROC_interval": None if interval is None else [round(bound, 4) for bound in interval],
+        "by_defect": {name: _rounded(value) for name, value in accuracy.image_AUROC_by_defect.items()},
     }
 
 
@@ -91,19 +125,25 @@ def main() -> int:
     parser.add_argument("--root", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="instead of the file's")
+    parser.add_argument("--network", help="instead of the file's")
+    parser.add_argument("--runs", type=Path, help="evaluate the runs RUNS-SEED of edgead train and export; train none")
     parser.add_argument("--out", type=Path, help="result file instead of benchmarks/results/NAME.json")
     options = parser.parse_args()
     try:
         config = _config(options)
         begin, rows = time.monotonic(), []
         for seed in options.seeds:
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure_accuracy(config.model_copy(update={"seed": seed}), Path(folder)))
+            seeded = config.model_copy(update={"seed": seed})
+            if options.runs:
+                rows.append(measure_run(seeded, options.runs.with_name(f"{options.runs.name}-{seed}")))
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    rows.append(measure_accuracy(seeded, Path(folder)))
             print(rows[-1], file=sys.stderr)
         out = options.out or results.FOLDER / f"{options.config.stem}.json"
         recipe = config.model_dump(mode="json", exclude={"dataset": {"root"}, "seed": True})
         command = f"python -m benchmarks.accuracy {shlex.quote(str(options.config))} --root DATA --seeds "
-        command += " ".join(map(str, options.seeds))
+        command += " ".join(map(str, options.seeds)) + (f" --network {options.network}" if options.network else "")
         minutes = round((time.monotonic() - begin) / 60, 1)
         results.save(out, command=command, conditions={**recipe, "minutes": minutes}, rows=[*rows, summary(rows)])
     except EdgeadError as error:
@@ -117,8 +157,9 @@ def _config(options: argparse.Namespace) -> TrainConfig:
     config = load_train(options.config)
     root = options.root / config.dataset.root.name if config.dataset.kind == "manifest" else options.root
     values = {**config.model_dump(), "dataset": {**config.dataset.model_dump(), "root": root}}
-    if options.epochs is not None:
-        values["epochs"] = options.epochs
+    for name in ("epochs", "network"):
+        if getattr(options, name) is not None:
+            values[name] = getattr(options, name)
     return check(TrainConfig, values, name="flags")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from edgead.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
     from edgead.bundle import Bundle
+    from edgead.cfrg.model import Cfrg
 
 _PARTS = 8  # simulated, so that the images are pictures and not noise
 _ARTEFACTS = ("checkpoint", "fp32", "fp16", "int8", "int8-fp16")
@@ -63,7 +64,10 @@ def bench_networks(wanted: argparse.Namespace) -> Answer:
 
 
 def _measure(name: str, asked: Sequence[str], wanted: argparse.Namespace) -> Sequence[dict[str, Any]]:
+    import torch
+
     from benchmarks.speed import measure, ratio
+    from edgead.cfrg.model import build
     from edgead.cli.proving import choice
     from edgead.datasets.simulated import render
     from edgead.runtime.open import open_runner
@@ -75,7 +79,9 @@ def _measure(name: str, asked: Sequence[str], wanted: argparse.Namespace) -> Seq
     images = np.stack(shots)
     options = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bundle = _made(name, images, {word.partition("@")[0] for word in asked}, Path(folder))
+        torch.manual_seed(0)
+        wanted_artefacts = {word.partition("@")[0] for word in asked}
+        bundle = made(build(name, wanted.size), images, wanted_artefacts, Path(folder))
         choices = {word: choice(bundle, word, wanted.backend) for word in asked}
         runners = {
             word: stack.enter_context(open_runner(bundle, artefact, backend=backend, **options))
@@ -85,22 +91,23 @@ def _measure(name: str, asked: Sequence[str], wanted: argparse.Namespace) -> Seq
     return [{"network": name, **speed.to_dict(), "times_faster": round(ratio(speed, speeds[0]), 3)} for speed in speeds]
 
 
-def _made(name: str, images: npt.NDArray[np.uint8], artefacts: set[str], folder: Path) -> Bundle:
-    """Make a bundle of a configuration with random weights, which int8 is calibrated to on the images measured."""
-    import torch
+def made(cfrg: Cfrg, images: npt.NDArray[np.uint8], artefacts: Collection[str], folder: Path) -> Bundle:
+    """Make a bundle of networks whose accuracy does not matter, with int8 calibrated on the images to be measured on.
 
+    Args:
+        images: uint8 ``(N, H, W, 3)`` RGB of the networks' size.
+        artefacts: of those that are made from ``fp32``; ``checkpoint`` and ``fp32`` are always made.
+    """
     from edgead.bundle import Bundle, BundleInfo
     from edgead.cfrg import checkpoint
-    from edgead.cfrg.model import build
     from edgead.onnx_graph import read_model, write_model
     from export.calibration import collect
     from export.int8 import tensors_to_calibrate
     from export.quantize import PRECISIONS, make
     from export.to_onnx import export_inspection
 
-    torch.manual_seed(0)
-    cfrg = build(name, images.shape[1]).eval()
-    bundle = Bundle.create(folder, BundleInfo(network=name, category="untrained", size_hw=cfrg.size_hw))
+    cfrg = cfrg.eval()
+    bundle = Bundle.create(folder, BundleInfo(network=cfrg.network, category="untrained", size_hw=cfrg.size_hw))
     how: dict[str, Any] = {"tools": {}}
     bundle.add(
         "checkpoint",
@@ -109,7 +116,7 @@ def _made(name: str, images: npt.NDArray[np.uint8], artefacts: set[str], folder:
     )  # fmt: skip
     source = bundle.add(
         "fp32",
-        lambda path: export_inspection(cfrg, path, images, {"network": name}),
+        lambda path: export_inspection(cfrg, path, images, {"network": cfrg.network}),
         kind="onnx", precision="fp32", made_from="checkpoint", **how,
     )  # fmt: skip
     if wanted := [precision for precision in PRECISIONS if precision in artefacts]:
