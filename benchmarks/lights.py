@@ -5,8 +5,8 @@
 
 The parts are those of the run's test split that have one image of every light, seen from one view. Their images are
 brought to the network's size first. Rules on maps and on inputs take it that the exposures then lie on each other, as
-those of a camera that stands still do; how far apart they are is measured, too. ``--train`` also trains networks on
-parts whose exposures have been made one image, for as many steps as the run was trained. Intervals are of 95 %, by
+those of a camera that stands still do; how far apart they are is measured, too. ``--train`` also trains a network on
+parts whose exposures have been averaged, for as many steps as the run was trained. Intervals are of 95 %, by
 bootstrap over parts; gains are paired, on the same draws.
 """
 
@@ -245,9 +245,9 @@ def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, 
     if len(held_out) >= FEWEST:
         own = conformal(held_out, scores[len(parts) :], parts, scores[: len(parts)])
         rules["conformal score (station: conformal)"] = own
-    for how in INPUTS if given.train else ():
+    if given.train:
         recipe = load_train(given.run / "train.yaml")
-        rules[f"{how} input, trained on"] = trained_on(how, recipe, dataset, parts, given.train)
+        rules["averaged input, trained on"] = trained_on("averaged", recipe, dataset, parts, given.train)
     bad = np.array([part.is_defective for part in parts])
     sizes = [len({read_image(shot.image).shape for shot in part.shots}) for part in parts]
     conditions = {
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lights", description=main.__doc__)
     parser.add_argument("run", type=Path, metavar="RUN")
     parser.add_argument("--artefact", default="fp32")
-    parser.add_argument("--train", type=Path, metavar="DIR", help="also train on exposures made one image, there")
+    parser.add_argument("--train", type=Path, metavar="DIR", help="also train on averaged exposures, there")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the measurements as JSON")
     given = parser.parse_args(arguments)

@@ -10,9 +10,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import lights, results
-from benchmarks.lights import Part, apart, averaged, compare, fused, see, stacked, whole, write_together
+from benchmarks.lights import Part, apart, averaged, compare, fused, see, stacked, trained_on, whole, write_together
 from edgead.bundle import Bundle, BundleInfo
-from edgead.config import DatasetConfig
+from edgead.config import DatasetConfig, TrainConfig
 from edgead.datasets import Dataset, Sample
 from edgead.errors import DataError
 from edgead.images import read_image, write_png
@@ -160,3 +160,27 @@ def test_a_part_is_defective_when_any_image_is() -> None:
     good, bad = Sample(Path("a.png"), "a"), Sample(Path("b.png"), "a", "hole")
     assert Part("a", (good, bad)).is_defective
     assert not Part("a", (good, good)).is_defective
+
+
+@pytest.mark.slow
+def test_a_network_is_trained_on_averaged_exposures_for_as_many_steps(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    every = {
+        split: tuple(
+            shot
+            for number in range(count)
+            for shot in write(
+                tmp_path, f"{split}{number}", [random.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(3)]
+            )
+        )
+        for split, count in (("train", 4), ("validation", 2), ("test", 2))
+    }
+    dataset = Dataset("manifest", "tile", **every)
+    recipe = TrainConfig(
+        dataset=DatasetConfig(kind="manifest", root=tmp_path), size=64, epochs=1, batch=2, precision="32-true"
+    )
+    found = trained_on("averaged", recipe, dataset, whole(dataset.test), tmp_path / "out")
+    assert found.shape == (2,)
+    assert np.isfinite(found).all()
+    lines = (tmp_path / "out" / "averaged_run" / "training" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3  # 6 steps on twelve images are 3 epochs on four
