@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -209,3 +210,24 @@ def test_the_station_side_imports_without_torch_and_onnx() -> None:
     onnx_line, torch_line = done.stdout.splitlines()
     assert onnx_line.startswith("onnxruntime cannot be imported")
     assert "'.[train]'" in torch_line
+
+
+def test_onnx_runtime_tells_nobody_and_leaves_no_thread_and_no_file(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from edgead.runtime.onnx_runner import OnnxRunner
+with OnnxRunner(sys.argv[1], threads=1):
+    print(len(os.listdir("/proc/self/task")))
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if name not in {"CI", "ORT_DISABLE_TELEMETRY"}}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny(tmp_path / "m.onnx"))],
+        env={**kept, "HOME": str(home), "XDG_CACHE_HOME": str(home), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert list(home.iterdir()) == []
