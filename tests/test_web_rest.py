@@ -17,7 +17,7 @@ import tracemalloc
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,22 @@ def engine(runner: Gate) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def service(engine: Engine) -> Service:
-    return Service({"tile": engine}, limit=2**20, places=8)
+def serve(engine: Engine) -> Iterator[Callable[..., Service]]:
+    """Make services whose threads end with the test, as a server's end with it."""
+    made: list[Service] = []
+
+    def serve(**options: Any) -> Service:
+        made.append(Service({"tile": engine}, **options))
+        return made[-1]
+
+    yield serve
+    for service in made:
+        service._decoders.shutdown()
+
+
+@pytest.fixture
+def service(serve: Callable[..., Service]) -> Service:
+    return serve(limit=2**20, places=8)
 
 
 def post(service: Service, path: str, body: Any = b"", **values: Any) -> Answer:
@@ -378,8 +392,8 @@ def test_other_methods_and_addresses_are_refused(service: Service) -> None:
         assert post(service, path, method="GET").status == 404, path
 
 
-def test_without_its_token_nothing_is_answered(engine: Engine) -> None:
-    service = Service({"tile": engine}, token=TOKEN)
+def test_without_its_token_nothing_is_answered(serve: Callable[..., Service]) -> None:
+    service = serve(token=TOKEN)
     for headers in (
         [],
         [(b"authorization", b"Bearer")],
@@ -402,8 +416,8 @@ def test_pages_of_other_sites_are_refused(service: Service) -> None:
     refused(foreign, 403)
 
 
-def test_when_all_places_are_taken_the_rest_is_told_to_come_again(engine: Engine, runner: Gate) -> None:
-    service = Service({"tile": engine}, places=3)
+def test_when_all_places_are_taken_the_rest_is_told_to_come_again(serve: Callable[..., Service], runner: Gate) -> None:
+    service = serve(places=3)
     runner.gate.clear()
 
     async def crowd() -> list[Answer]:
@@ -422,8 +436,8 @@ def test_when_all_places_are_taken_the_rest_is_told_to_come_again(engine: Engine
     assert post(service, INSPECT, grey(1)).status == 200
 
 
-def test_what_waits_is_judged_in_batches_and_each_gets_its_own(engine: Engine, runner: Gate) -> None:
-    service = Service({"tile": engine}, places=64)
+def test_what_waits_is_judged_in_batches_and_each_gets_its_own(serve: Callable[..., Service], runner: Gate) -> None:
+    service = serve(places=64)
     runner.gate.clear()
 
     async def crowd() -> list[Answer]:
@@ -606,9 +620,11 @@ def test_the_station_and_the_service_say_the_same(run: Path) -> None:
     with open_runner(Bundle.open(run), "fp32", threads=1) as runner:
         (expected,) = Inspector(runner, THRESHOLD).inspect([decode_image(data, name="image")])
     engines = open_engines([run], artefact="fp32", backend=None, threads=1, keep=lambda _close: None)
+    service = Service(engines)
     try:
-        answer = post(Service(engines), "/v1/bundles/my_part/inspect", data)
+        answer = post(service, "/v1/bundles/my_part/inspect", data)
     finally:
+        service._decoders.shutdown()
         engines["my_part"].close()
     said = json.loads(answer.body)
     assert said["score"] == pytest.approx(expected.score, rel=1e-6)
