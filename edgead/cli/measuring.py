@@ -68,7 +68,8 @@ def add_verbs(verbs: Verbs) -> None:
         evaluate,
         summary="measure accuracy on the test images by the MVTec protocol",
         example="edgead evaluate runs/my_part",
-        more="Writes evaluation.<artefact>.json into the run, with the score of every image.",
+        more="Writes evaluation.<artefact>.json into the run, with the score of every image. Where parts have several\n"
+        "images, it also judges the parts as a station would, by each fusion that the threshold was set for.",
     )
     add_artefact(parser)
     add_backend(parser)
