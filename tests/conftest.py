@@ -10,7 +10,7 @@ import pytest
 
 from edgead.bundle import Bundle, BundleInfo
 
-pytest_plugins = ("skips",)
+pytest_plugins = ("skips", "workers")
 
 SIZE = 64
 
