@@ -36,6 +36,7 @@ def _path_or_url(value: str, info: ValidationInfo) -> str:
 CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
 PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
 NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0", "cfrg-nano0"]
+_SIZES = {"cfrg-nano0": 192}  # of networks that are made for smaller images than 256x256
 
 
 class DatasetConfig(Section):
@@ -67,7 +68,8 @@ class TrainConfig(Section):
     """One training: train.yaml.
 
     Attributes:
-        size: height and width of the network's images, pixels; a multiple of 32.
+        size: height and width of the network's images, pixels; a multiple of 32. 256 where it is not given, but 192 for
+            ``cfrg-nano0``.
         learning_rate: the largest; ``schedule`` says how it falls.
         schedule: ``"one-cycle"`` warms up and follows a cosine; ``"steps"`` is the reference's 1, 0.2, 0.04.
         clean_share: share of the images that a step leaves uncorrupted.
@@ -99,6 +101,13 @@ class TrainConfig(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     workers: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_of_the_network(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "size" not in values and values.get("network") in list(_SIZES):
+            return {**values, "size": _SIZES[values["network"]]}
+        return values
 
 
 class CameraConfig(Section):

@@ -62,15 +62,20 @@ def test_the_reference_does_the_arithmetic_of_the_paper(reference: Cfrg) -> None
 
 
 @pytest.mark.parametrize(
-    ("network", "gmac", "count"),
-    [("cfrg-r18", 3.7194, 7_280_977), ("cfrg-lite0", 0.5853, 3_618_213), ("cfrg-nano0", 0.2749, 1_522_903)],
+    ("network", "size", "gmac", "count"),
+    [
+        ("cfrg-r18", 256, 3.7194, 7_280_977),
+        ("cfrg-lite0", 256, 0.5853, 3_618_213),
+        ("cfrg-nano0", 256, 0.4797, 2_697_223),
+        ("cfrg-nano0", 192, 0.2698, 2_697_223),
+    ],
 )
-def test_the_light_networks_are_an_order_lighter(network: str, gmac: float, count: int) -> None:
-    cfrg = build(network).eval()
+def test_the_light_networks_are_an_order_lighter(network: str, size: int, gmac: float, count: int) -> None:
+    cfrg = build(network, size).eval()
     assert parameters(cfrg) == count
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = cfrg(torch.randn(1, 3, 256, 256))
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, abs=1e-3)
+        output = cfrg(torch.randn(1, 3, size, size))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gmac, abs=2e-4)
     for teacher, student, recovery in zip(output.teacher, output.student, output.recovery, strict=True):
         assert teacher.shape == student.shape == recovery.shape
 
@@ -237,30 +242,15 @@ def test_teachers_take_whole_classifiers_under_torchvisions_names(tmp_path: Path
         checkpoint.load_teacher(cfrg, "http://127.0.0.1:9/resnet18.pth")
 
 
-def test_lite0_knows_imagenet() -> None:
+@pytest.mark.parametrize("network", ["cfrg-lite0", "cfrg-nano0"])
+def test_lite0_knows_imagenet(network: str) -> None:
     """The package's weights give features that a random network of the same shape does not."""
-    cfrg = build("cfrg-lite0", 64)
+    cfrg = build(network, 64)
     random = cfrg.teacher.state_dict()["_conv_stem.weight"].clone()
     assert "efficientnet-lite0" in checkpoint.load_teacher(cfrg, None)
     assert not torch.equal(random, cfrg.teacher.state_dict()["_conv_stem.weight"])
     assert cfrg.teacher.mean == (127.0, 127.0, 127.0)
     assert isinstance(cfrg.teacher, backbones.EfficientNet)
-
-
-def test_nano0_gives_much_of_what_the_whole_teacher_gives() -> None:
-    """Fitted to pictures, its teacher comes near the package's on others of their kind."""
-    coarse = np.random.default_rng(7).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
-    pictures = torch.from_numpy(coarse.repeat(8, 1).repeat(8, 2))
-    whole, cfrg = build("cfrg-lite0", 64).eval(), build("cfrg-nano0", 64).eval()
-    checkpoint.load_teacher(whole, None)
-    with pytest.raises(ConfigError, match="slimmed for a category"):
-        checkpoint.load_teacher(cfrg, None)
-    checkpoint.load_teacher(cfrg, None, lambda: pictures[:32])
-    with torch.no_grad():
-        levels = [each.teacher(each.normalise(pictures[32:])) for each in (whole, cfrg)]
-    for wanted, found in zip(*levels, strict=True):
-        assert wanted.shape == found.shape
-        assert float(F.cosine_similarity(wanted, found).mean()) > 0.8
 
 
 def test_unknown_networks_and_sizes_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The smallest network on its whole way: teacher slimmed, exported, quantised, opened by every builder at hand."""
+"""The smallest network on its whole way: exported, quantised, opened by every runtime and builder at hand."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ SIDE = 64
 
 @pytest.fixture(scope="module")
 def nano(tmp_path_factory: pytest.TempPathFactory, smooth_images: npt.NDArray[np.uint8]) -> Bundle:
-    """A bundle of ``cfrg-nano0``, its teacher fitted to the test's images; exporting holds it against torch."""
+    """A bundle of ``cfrg-nano0`` with its teacher's weights; exporting holds it against torch."""
     torch.manual_seed(0)
     cfrg = build("cfrg-nano0", SIDE)
-    checkpoint.load_teacher(cfrg, None, lambda: torch.from_numpy(smooth_images))
+    checkpoint.load_teacher(cfrg, None)
     info = BundleInfo(network="cfrg-nano0", category="tile", size_hw=(SIDE, SIDE))
     bundle = Bundle.create(tmp_path_factory.mktemp("nano"), info)
 

@@ -111,10 +111,10 @@ def test_resuming_nothing_is_refused(parts: Path, tmp_path: Path) -> None:
 def test_a_loss_that_explodes_stops_the_training(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load = checkpoint.load_teacher
 
-    def poisoned(cfrg: Any, source: str | None, images: Any) -> str:
+    def poisoned(cfrg: Any, source: str | None) -> str:
         with torch.no_grad():
             cfrg.student.stem[0].weight[0] = float("inf")
-        return load(cfrg, source, images)
+        return load(cfrg, source)
 
     monkeypatch.setattr(checkpoint, "load_teacher", poisoned)
     with pytest.raises(TrainingError, match="lower learning_rate"):

@@ -63,8 +63,7 @@ class StemStudent(nn.Module):
         super().__init__()
         self.stem = EfficientNet((2,), lite=True)
         self.stem._conv_stem, self.stem._bn0 = teacher._conv_stem, teacher._bn0
-        for name in list(self.stem._blocks):
-            self.stem._blocks[name] = teacher._blocks[name]
+        self.stem._blocks = teacher._blocks[:3]
         stages, heads, inputs = [], [], self.stem.channels[0]
         for level, outputs in enumerate(teacher.channels):
             stages.append(BasicBlock(inputs, width << level, 2))

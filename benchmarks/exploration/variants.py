@@ -24,7 +24,6 @@ from edgead.config import NetworkName
 
 BASE: NetworkName = "cfrg-lite0"
 TAPS = (4, 10, 14)
-SHORTCUTS = (2, 4, 6, 7, 9, 10, 12, 13, 14)  # blocks of the teacher that a shortcut can stand in for
 
 
 @dataclass(frozen=True)
@@ -69,25 +68,19 @@ def _named(network: str) -> Callable[[int], Cfrg]:
     return lambda size: build(network, size)
 
 
-def _cut(taps: tuple[int, ...], left_out: tuple[int, ...] = ()) -> Callable[[], EfficientNet]:
-    return lambda: EfficientNet(taps, lite=True, left_out=left_out)
+def _tapped(*taps: int) -> Callable[[], EfficientNet]:
+    return lambda: EfficientNet(taps, lite=True)
 
 
 VARIANTS: dict[str, Variant] = {
     BASE: Variant("nothing", _named(BASE)),
-    "cfrg-nano0": Variant("teacher-slim, and all networks beside it half as wide", _named("cfrg-nano0")),
+    "cfrg-nano0": Variant("all beside the teacher half as wide, images of 192x192", _named("cfrg-nano0"), size=192),
+    "all-half": Variant("all beside the teacher half as wide: cfrg-nano0 at 256x256", _named("cfrg-nano0")),
     "size-192": Variant("images of 192x192 instead of 256x256", _named(BASE), size=192),
     "levels-8-16": Variant(
-        "no level at stride 32: the teacher ends at block 10", _lite0(teacher=_cut((4, 10)), recovery=(32, 64))
+        "no level at stride 32: the teacher ends at block 10", _lite0(teacher=_tapped(4, 10), recovery=(32, 64))
     ),
-    "levels-16-32": Variant("no level at stride 8", _lite0(teacher=_cut((10, 14)), recovery=(64, 128))),
-    "teacher-slim": Variant(
-        "half of the channels inside the teacher's blocks, fitted by least squares",
-        _lite0(teacher=lambda: EfficientNet(TAPS, lite=True, inner=0.5)),
-    ),
-    "teacher-no-shortcuts": Variant(
-        "the teacher's blocks that have a shortcut are left out, 9 of 15", _lite0(teacher=_cut(TAPS, SHORTCUTS))
-    ),
+    "levels-16-32": Variant("no level at stride 8", _lite0(teacher=_tapped(10, 14), recovery=(64, 128))),
     "segmentation-thin": Variant(
         "segmentation 16 channels wide instead of 32", _lite0(segmentation=lambda each: LightSegmentation(each, 16))
     ),

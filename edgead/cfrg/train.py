@@ -36,7 +36,6 @@ from edgead.progress import task
 
 _VALIDATED = 64  # images at most: enough for a curve
 _VALIDATIONS = 10  # a training
-_EXAMPLES = 28  # images, or somewhat more, to which a slimmed teacher is fitted
 _TOGETHER = 4  # images that stay in the caches of a CPU: 3 to 5 times faster than 16
 
 
@@ -82,10 +81,10 @@ def train(
     keep_freed_memory()
     torch.manual_seed(config.seed)
     cfrg = build(config.network, config.size) if networks is None else networks(config.size)
-    train_set, validation_set = (_images(config, dataset, split) for split in ("train", "validation"))
-    teacher = checkpoint.load_teacher(cfrg, config.teacher_weights, lambda: _examples(train_set))
+    teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
     learner = _Learner(cfrg)
     optimizer = _optimizer(config, cfrg)
+    train_set, validation_set = (_images(config, dataset, split) for split in ("train", "validation"))
     batches = EpochBatches(len(train_set), config.batch, config.seed, rank=fabric.global_rank, ranks=fabric.world_size)
 
     # Only now, with all images read: an earlier training in this folder is not lost to a bad image.
@@ -216,13 +215,6 @@ def _images(config: TrainConfig, dataset: Dataset, split: str) -> TrainingImages
         rich=config.synthesis == "rich",
         jitter=config.jitter,
     )
-
-
-def _examples(images: TrainingImages) -> Tensor:
-    """Return some of the images, spread over all of them, clean and corrupted: uint8 ``(N, H, W, 3)``."""
-    step = max(1, len(images) // _EXAMPLES)
-    batches = [images[0, index] for index in range(0, len(images), step)]
-    return torch.stack([picture for each in batches for picture in (each.clean, each.corrupted)])
 
 
 def _loader(fabric: Fabric, images: TrainingImages, batches: EpochBatches, workers: int) -> DataLoader[Batch]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Flags of edgead train that are keys of train.yaml under the same name: type and help.
 _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("network", str, "cfrg-nano0, cfrg-lite0, cfrg-r18 or cfrg-wrn50 (cfrg-lite0)"),
-    ("size", int, "height and width of the images, a multiple of 32 (256)"),
+    ("size", int, "height and width of the images, a multiple of 32 (256; cfrg-nano0 192)"),
     ("epochs", int, "passes over the Good images (50)"),
     ("batch", int, "images a step (16)"),
     ("learning-rate", float, "the largest one (0.002)"),
