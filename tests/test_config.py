@@ -45,6 +45,11 @@ def test_a_training_needs_no_more_than_its_dataset(tmp_path: Path) -> None:
     assert config.dataset.root == tmp_path / "data"
 
 
+def test_the_smallest_network_takes_smaller_images_where_no_size_is_given(tmp_path: Path) -> None:
+    assert load_train(write(tmp_path, TRAIN + "network: cfrg-nano0\n")).size == 192
+    assert load_train(write(tmp_path, TRAIN + "network: cfrg-nano0\nsize: 256\n")).size == 256
+
+
 def test_training_reads_yaml_floats_without_a_dot(tmp_path: Path) -> None:
     # YAML 1.1 reads 5e-4 as text; a person means a number.
     assert load_train(write(tmp_path, TRAIN + "learning_rate: 1e-3\n")).learning_rate == 1e-3
