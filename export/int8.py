@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from edgead.errors import ArtefactError, require
 from edgead.onnx_graph import MODULE, constants, module_of
-from export.placement import TARGETS, Target, placement
+from export.for_cpu import for_cpu
+from export.placement import TARGETS, Target, moved, placement
 
 if TYPE_CHECKING:
     import onnx
@@ -33,13 +34,20 @@ Array = npt.NDArray[Any]
 
 def tensors_to_calibrate(model: onnx.ModelProto) -> tuple[str, ...]:
     """Name the tensors whose range an INT8 model needs, for whichever target."""
-    return tuple(dict.fromkeys(name for target in TARGETS for name in placement(model, target).readers))
+    return tuple(
+        dict.fromkeys(name for target in TARGETS for name in placement(prepared(model, target), target).readers)
+    )
+
+
+def prepared(model: onnx.ModelProto, target: Target) -> onnx.ModelProto:
+    """Return the model in the form that a target runs in INT8: for ``cpu`` see ``for_cpu``, else as it is."""
+    return for_cpu(model) if target == "cpu" else model
 
 
 def insert(
     model: onnx.ModelProto, amax: Mapping[str, float], target: Target, *, means: Mapping[str, Array] | None = None
 ) -> onnx.ModelProto:
-    """Return the model with Q/DQ pairs of fp32 scales; its weights are stored as int8.
+    """Return the model, in the form that the target runs, with Q/DQ pairs of fp32 scales and weights stored as int8.
 
     Args:
         model: an fp32 inspection of edgead's exporter.
@@ -50,6 +58,13 @@ def insert(
     Raises:
         ArtefactError: a range is missing or no positive number, or the model does not suit (see ``placement``).
     """
+    return insert_as_it_is(prepared(model, target), amax, target, means=means)
+
+
+def insert_as_it_is(
+    model: onnx.ModelProto, amax: Mapping[str, float], target: Target, *, means: Mapping[str, Array] | None = None
+) -> onnx.ModelProto:
+    """Do what ``insert`` does without bringing the model to another form first."""
     chosen = placement(model, target)
     if missing := [name for name in chosen.readers if name not in amax]:
         raise ArtefactError(f"no calibrated range for '{missing[0]}'; calibrate this very model: edgead quantize")
@@ -57,7 +72,14 @@ def insert(
     copy.CopyFrom(model)
     nodes = copy.graph.node
     inserting = _Inserting(copy)
+    makers = {name: node for node in nodes for name in node.output}
     for name, readers in chosen.readers.items():
+        first, *moves = moved(makers, name)
+        if moves:
+            # A second pair of the same scale in front of what moves values about: so the convolution there gives 8
+            # bits. The one behind changes no value; ONNX Runtime wants it next to its convolution, OpenVINO folds it.
+            inserting.quantise_tensor(first, amax[name], name in chosen.unsigned, module_of(makers[first]))
+            makers[moves[0]].input[0] = f"{first}_dequantized"
         inserting.quantise_tensor(name, amax[name], name in chosen.unsigned, module_of(nodes[readers[0][0]]))
         for index, slot in readers:
             nodes[index].input[slot] = f"{name}_dequantized"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from edgead.errors import ArtefactError, ConfigError, nearest
 from edgead.onnx_graph import NETWORKS, constants, has_modules, network_of
+from export.rewriting import part_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,9 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 NARROW = 32
 _WEIGHTED = ("Conv", "ConvTranspose")
 _NEVER_NEGATIVE = ("Relu", "Sigmoid", "HardSigmoid")
-_MOVES = ("MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity", "Reshape", "Transpose", "Concat", "Add")
+_REARRANGED = ("DepthToSpace", "Slice")  # what transposed convolutions are written with
+_POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+_MOVES = (*_POOLS, *_REARRANGED, "Identity", "Reshape", "Transpose", "Concat", "Add")
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def placement(model: onnx.ModelProto, target: Target) -> Placement:
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise ArtefactError("the model is quantised already; expected the fp32 one: edgead export")
     known, nodes = constants(model), model.graph.node
-    gated = _gated(nodes)
+    gated = gated_tensors(nodes)
     readers: dict[str, list[tuple[int, int]]] = {}
     weights = []
     for index, node in enumerate(nodes):
@@ -114,7 +117,19 @@ def residual_branch(node: Any, makers: Mapping[str, Any], reads: Mapping[str, in
     return None if not any(fused) else 1 if fused[0] else 0
 
 
-def _gated(nodes: Any) -> frozenset[str]:
+def moved(makers: Mapping[str, Any], name: str) -> list[str]:
+    """List the tensors of the same values as one, up to it, that were only rearranged or cut since they were computed.
+
+    Args:
+        makers: node by output.
+    """
+    found = [name]
+    while (node := makers.get(found[0])) is not None and node.op_type in _REARRANGED:
+        found.insert(0, str(node.input[0]))
+    return found
+
+
+def gated_tensors(nodes: Any) -> frozenset[str]:
     """Name the tensors that hold cosine distances, or features multiplied by them.
 
     Products of two distances span so many orders of magnitude that 8 bits lose most of them: on magnetic tiles, with
@@ -123,7 +138,8 @@ def _gated(nodes: Any) -> frozenset[str]:
     """
     found: set[str] = set()
     for node in nodes:
-        if network_of(node) == "cosine" or (node.op_type not in _WEIGHTED and not found.isdisjoint(node.input)):
+        weighted = node.op_type in _WEIGHTED or part_of(node) in _WEIGHTED
+        if network_of(node) == "cosine" or (not weighted and not found.isdisjoint(node.input)):
             found.update(node.output)
     return frozenset(found)
 
@@ -138,7 +154,7 @@ def _branches(nodes: Any, known: Mapping[str, Any], quantised: set[int]) -> list
             reads[name] += 1
     found = []
     for index, node in enumerate(nodes):
-        if network_of(node) not in NETWORKS or any(name in known for name in node.input):
+        if network_of(node) not in NETWORKS or part_of(node) or any(name in known for name in node.input):
             continue
         slot = residual_branch(node, makers, reads)
         if slot is not None and places[node.input[1 - slot]] in quantised:

@@ -41,7 +41,7 @@ class ReferenceSegmentation(nn.Module):
     def forward(self, teacher: list[Tensor], disagreement: Disagreement) -> Tensor:
         """Map teacher levels and their disagreements ``(N, 1, h_i, w_i)`` to logits ``(N, 1, H, W)``."""
         gated1, gated2, gated3 = (
-            level * recovered * imitated
+            level * (recovered * imitated)  # the gate first: it has one channel
             for level, recovered, imitated in zip(teacher, disagreement.recovery, disagreement.student, strict=True)
         )
         x = self.up1(gated3, gated2)  # (N, 512, H/8, W/8)
@@ -72,7 +72,7 @@ class LightSegmentation(nn.Module):
         x: Tensor | None = None
         for level in reversed(range(len(teacher))):
             recovered, imitated = disagreement.recovery[level], disagreement.student[level]
-            gated = self.reduce[level](teacher[level]) * recovered * imitated
+            gated = self.reduce[level](teacher[level]) * (recovered * imitated)
             y = self.merge[level](torch.cat([gated, recovered, imitated], 1))
             x = y if x is None else y + F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.final(x)  # type: ignore[no-any-return]
