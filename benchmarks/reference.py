@@ -41,7 +41,7 @@ class Reference:
         torch = self._torch
         with torch.inference_mode():
             output = self._cfrg(self._cfrg.normalise(torch.from_numpy(images)))
-            parts = [*output.disagreement.recovery, output.logits.sigmoid()]
+            parts = [*output.disagreement.recovery, output.logits.sigmoid(), *output.statistics]
             up = torch.nn.functional.interpolate
             raw = sum(
                 weight * up(part.double(), size=self.size_hw, mode="bilinear", align_corners=True)

@@ -77,6 +77,8 @@ class TrainConfig(Section):
             patches and shading.
         fusion: ``"balanced"`` weights the parts of the anomaly map by their spread on held-out Good images; ``"sum"``
             adds them as the paper does.
+        statistics: ``"positions"`` adds the distance of the teacher's features from what Good images have at the same
+            place; ``"none"`` is the paper's.
         jitter: largest relative change of gain and gamma, for lamps that age and exposures that differ.
         textures: folder of textures such as DTD's images/; None draws procedural ones.
         teacher_weights: file or URL; None takes the network's standard ImageNet weights.
@@ -95,6 +97,7 @@ class TrainConfig(Section):
     clean_share: float = Field(default=0.2, ge=0, lt=1)
     synthesis: Literal["reference", "rich"] = "rich"
     fusion: Literal["balanced", "sum"] = "balanced"
+    statistics: Literal["positions", "none"] = "positions"
     jitter: float = Field(default=0.0, ge=0, le=1)
     textures: FilePath | None = None
     teacher_weights: PathOrUrl | None = None

@@ -35,6 +35,7 @@ def save(cfrg: Cfrg, path: Path, **provenance: Any) -> None:
             "edgead": __version__,
             "network": cfrg.network,
             "size": cfrg.size_hw[0],
+            "statistics": cfrg.statistics is not None,
             "provenance": provenance,
             "weights": {name: tensor.detach().cpu() for name, tensor in cfrg.state_dict().items()},
         },
@@ -52,7 +53,7 @@ def load(path: str | os.PathLike[str]) -> Cfrg:
     missing = {"network", "size", "weights"} - state.keys()
     if missing:
         raise ArtefactError(f"{path}: no CFRG model in it ({', '.join(sorted(missing))} missing); run edgead train")
-    cfrg = build(state["network"], state["size"])
+    cfrg = build(state["network"], state["size"], statistics=bool(state.get("statistics", False)))
     _fill(cfrg, state["weights"], str(path))
     refuse_non_finite(cfrg, str(path))
     return cfrg.eval()

@@ -14,13 +14,15 @@ from edgead.cfrg.model import Cfrg, Output
 
 SIGMA = 4.0
 TRUNCATE = 4.0
+SHARE = 0.2  # of CFRG's own parts beside position statistics
 
 
 class Inspection(nn.Module):
     """Pre-processing, the networks, map fusion, Gaussian and maximum of a CFRG (cfrg.forward needs no change).
 
-    The anomaly map is ``sum_i w_i up(1 - cos(R_i, T_i)) + w_s up(sigmoid(logits))``, smoothed by a Gaussian of sigma 4;
-    the score is its maximum. Neither is clamped or normalised. The weights are 1 in the paper.
+    The anomaly map is ``sum_i w_i up(1 - cos(R_i, T_i)) + w_s up(sigmoid(logits)) + sum_i v_i up(D_i)``, smoothed by a
+    Gaussian of sigma 4, with D the position statistics where the network has them; the score is its maximum. Neither is
+    clamped or normalised. The weights are 1 in the paper.
     """
 
     def __init__(self, cfrg: Cfrg) -> None:
@@ -42,7 +44,7 @@ class Inspection(nn.Module):
 
 def map_parts(output: Output) -> list[Tensor]:
     """List the maps ``(N, 1, h_i, w_i)`` whose weighted and upsampled sum is the raw anomaly map."""
-    return [*output.disagreement.recovery, output.logits.float().sigmoid()]
+    return [*output.disagreement.recovery, output.logits.float().sigmoid(), *output.statistics]
 
 
 @torch.no_grad()
@@ -50,15 +52,21 @@ def balance(cfrg: Cfrg, batches: Iterable[Tensor]) -> None:
     """Weight the parts of the anomaly map so that each varies alike over Good images; the weights' mean is 1.
 
     A level that is restless on Good parts would otherwise drown one that is quiet. EfficientAD (Batzner et al., 2024)
-    scales its two maps by their quantiles on Good images to the same end.
+    scales its two maps by their quantiles on Good images to the same end. Where there are position statistics, the
+    parts of CFRG and those of the statistics are each balanced so, then the two sums, of which CFRG's counts SHARE.
 
     Args:
         batches: uint8 ``(N, H, W, 3)`` RGB of Good images that were not trained on.
     """
     fusion = MapFusion(cfrg.size_hw)
     smoothed = [[fusion([part]) for part in map_parts(cfrg(cfrg.normalise(images)))] for images in batches]
-    spread = torch.stack([torch.cat(maps).std() for maps in zip(*smoothed, strict=True)]).clamp_min(1e-6)
-    weights = 1 / spread
+    parts = [torch.cat(maps) for maps in zip(*smoothed, strict=True)]
+    weights = torch.stack([1 / part.std().clamp_min(1e-6) for part in parts])
+    own = len(cfrg.teacher.channels) + 1
+    for group, share in ((slice(own), SHARE), (slice(own, None), 1 - SHARE)):
+        if parts[group] and len(parts) > own:
+            total = sum(weight * part for weight, part in zip(weights[group], parts[group], strict=True))
+            weights[group] *= share / torch.as_tensor(total).std().clamp_min(1e-6)
     cfrg.fusion.copy_(weights / weights.mean())
 
 

@@ -4,11 +4,13 @@ image --> teacher (frozen) --> levels T ----------------+--> gate --> segmentati
   |                              |                      |
   |                              +--> recovery --> R ---+
   +--> student --------------------------------> S -----+
+
+Beside the paper: position statistics of T, where the network has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 import torch
@@ -18,6 +20,7 @@ from edgead.cfrg.backbones import Backbone, EfficientNet, resnet18, wide_resnet5
 from edgead.cfrg.cosine import CosineHead, Disagreement
 from edgead.cfrg.recovery import LightRecovery, ReferenceRecovery
 from edgead.cfrg.segmentation import LightSegmentation, ReferenceSegmentation
+from edgead.cfrg.statistics import PositionStatistics
 from edgead.cfrg.student import LightStudent, ReferenceStudent
 from edgead.config import NetworkName
 from edgead.errors import ConfigError, nearest
@@ -26,13 +29,14 @@ NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 
 
 class Output(NamedTuple):
-    """What one pass gives: levels, their disagreements, and the segmentation's logits ``(N, 1, h, w)``."""
+    """What one pass gives: levels, disagreements, the segmentation's logits ``(N, 1, h, w)``, distances by position."""
 
     teacher: list[Tensor]
     student: list[Tensor]
     recovery: list[Tensor]
     disagreement: Disagreement
     logits: Tensor
+    statistics: Sequence[Tensor] = ()
 
 
 class Cfrg(nn.Module):
@@ -41,7 +45,9 @@ class Cfrg(nn.Module):
     Attributes:
         network: name of the configuration.
         size_hw: height and width of the images, multiples of 32.
-        fusion: weights of the recovery's levels and of the segmentation in the anomaly map; all 1 in the paper.
+        fusion: weights of the recovery's levels, the segmentation and the statistics' levels in the anomaly map; all 1
+            in the paper.
+        statistics: of the teacher's levels by position; None in the paper.
     """
 
     fusion: Tensor
@@ -63,6 +69,7 @@ class Cfrg(nn.Module):
         self.recovery = recovery
         self.cosine = CosineHead()
         self.segmentation = segmentation
+        self.statistics: PositionStatistics | None = None
         self.register_buffer("fusion", torch.ones(len(teacher.channels) + 1))
         self.register_buffer("mean", torch.tensor(teacher.mean).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(teacher.std).reshape(1, 3, 1, 1), persistent=False)
@@ -82,7 +89,15 @@ class Cfrg(nn.Module):
         student = self.student(image)
         recovery = self.recovery(teacher)
         disagreement = self.cosine(teacher, student, recovery)
-        return Output(teacher, student, recovery, disagreement, self.segmentation(teacher, disagreement))
+        logits = self.segmentation(teacher, disagreement)
+        distances = [] if self.statistics is None or self.training else self.statistics(teacher)
+        return Output(teacher, student, recovery, disagreement, logits, distances)
+
+    def add_statistics(self) -> PositionStatistics:
+        """Give it position statistics, still to be fitted; the weights of the anomaly map's parts become 1."""
+        self.statistics = PositionStatistics(self.teacher.channels, self.teacher.strides, self.size_hw)
+        self.fusion = torch.ones(2 * len(self.teacher.channels) + 1)
+        return self.statistics
 
     def train(self, mode: bool = True) -> Cfrg:
         """Set the training mode; the frozen teacher always stays in eval mode."""
@@ -91,12 +106,13 @@ class Cfrg(nn.Module):
         return self
 
 
-def build(network: str, size: int = 256) -> Cfrg:
+def build(network: str, size: int = 256, *, statistics: bool = False) -> Cfrg:
     """Build a configuration with random weights.
 
     Args:
         network: one of NETWORKS.
         size: height and width of its images, a multiple of 32, pixels.
+        statistics: give it position statistics of the teacher's levels, to be fitted after training.
 
     Raises:
         ConfigError: unknown network, or a size that is not a multiple of 32.
@@ -111,7 +127,10 @@ def build(network: str, size: int = 256) -> Cfrg:
         raise ConfigError(f"unknown network '{network}'{nearest(network, NETWORKS)}")
     if size < 64 or size % 32:
         raise ConfigError(f"size {size} does not work; expected a multiple of 32 from 64 pixels on, such as 256")
-    return builders[network]((size, size))
+    cfrg = builders[network]((size, size))
+    if statistics:
+        cfrg.add_statistics()
+    return cfrg
 
 
 def _wrn50(size_hw: tuple[int, int]) -> Cfrg:

@@ -29,6 +29,7 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("clean-share", float, "share of the images left uncorrupted (0.2)"),
     ("synthesis", str, "kinds of synthetic defects: rich or reference (rich)"),
     ("fusion", str, "balanced or sum: how the parts of the anomaly map are weighted (balanced)"),
+    ("statistics", str, "positions or none: what Good images have at each place, beside CFRG (positions)"),
     ("jitter", float, "change of gain and gamma, for lamps that age (0)"),
     ("textures", Path, "folder of textures such as DTD's images (procedural ones)"),
     ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed (auto)"),
