@@ -68,7 +68,15 @@ def export_networks(bundle: Bundle, images: npt.NDArray[np.uint8]) -> tuple[str,
     return ("fp32", *NETWORKS)
 
 
-def export_inspection(cfrg: Cfrg, path: Path, images: npt.NDArray[np.uint8], about: dict[str, str]) -> None:
+def export_inspection(
+    cfrg: Cfrg,
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    about: dict[str, str],
+    *,
+    fusion: nn.Module | None = None,
+    optimise: bool = True,
+) -> None:
     """Write the whole inspection and hold it against torch.
 
     The tensors between the networks keep the names of ``edgead.cfrg.parts``, so that a network can be cut out of it.
@@ -76,6 +84,8 @@ def export_inspection(cfrg: Cfrg, path: Path, images: npt.NDArray[np.uint8], abo
     Args:
         images: uint8 ``(N, H, W, 3)`` RGB.
         about: metadata of the model.
+        fusion: fuses maps ``(N, 1, h_i, w_i)`` to ``(N, H, W)``; None takes ``MapFusion``.
+        optimise: fold batch norms and constants, and drop what nothing needs. Not to is for comparison.
 
     Raises:
         ArtefactError: the graph differs from torch.
@@ -84,7 +94,9 @@ def export_inspection(cfrg: Cfrg, path: Path, images: npt.NDArray[np.uint8], abo
     example = torch.zeros(2, *cfrg.size_hw, 3, dtype=torch.uint8)
     between = tuple(dict.fromkeys(name for part in parts(cfrg).values() for name in (*part.inputs, *part.outputs)))
     outputs = ("anomaly_map", "pred_score")
-    _write(_Named(cfrg, between), (example,), ({0: _batch()},), ("image",), outputs, path, about, between)
+    named = _Named(cfrg, between)
+    named.add_module("fusion", fusion or named.fusion)
+    _write(named, (example,), ({0: _batch()},), ("image",), outputs, path, about, between, optimise=optimise)
     with OnnxRunner(path) as runner:
         for batch in _BATCHES:
             some = images[:batch]
@@ -164,6 +176,8 @@ def _write(
     path: Path,
     about: dict[str, str],
     between: tuple[str, ...] = (),
+    *,
+    optimise: bool = True,
 ) -> None:
     """Export a module to one file with its weights inside.
 
@@ -182,6 +196,7 @@ def _write(
                 input_names=list(inputs),
                 output_names=[*outputs, *between],
                 dynamic_shapes=dynamic,
+                optimize=optimise,
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its stages raise
