@@ -175,7 +175,6 @@ def summary(runs: Sequence[Row]) -> list[Row]:
         }
         bounds = [run["parts"][fusion]["part_AUROC_interval"] for run in runs]
         row["part_AUROC_interval"] = [_middle(bound) for bound in zip(*bounds, strict=True)]
-        row["train_minutes"] = round(median(run["train_minutes"] for run in runs), 1)
         rows.append(row)
     return rows
 
