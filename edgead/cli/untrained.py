@@ -81,7 +81,7 @@ def _measure(name: str, asked: Sequence[str], wanted: argparse.Namespace) -> Seq
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         torch.manual_seed(0)
         wanted_artefacts = {word.partition("@")[0] for word in asked}
-        bundle = made(build(name, wanted.size), images, wanted_artefacts, Path(folder))
+        bundle = made(build(name, wanted.size, statistics=True), images, wanted_artefacts, Path(folder))
         choices = {word: choice(bundle, word, wanted.backend) for word in asked}
         runners = {
             word: stack.enter_context(open_runner(bundle, artefact, backend=backend, **options))
