@@ -280,8 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _conditions(given: argparse.Namespace) -> Row:
+    config = recipe(next(iter(OBJECTS)), given.data, seed=0, size=given.size, epochs=given.epochs)
     return {
-        "recipe": {"network": _NETWORK, "epochs": given.epochs, "size": given.size, "else": "defaults of edgead train"},
+        "recipe": config.model_dump(mode="json", exclude={"dataset", "seed"}),
         "data_seed": _DATA_SEED,
         "parts": {name: counts(name) for name in OBJECTS},
         "budget": dict(_BUDGET),
