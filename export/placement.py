@@ -51,7 +51,8 @@ class Placement:
 def placement(model: onnx.ModelProto, target: Target) -> Placement:
     """Choose the pairs of an exported inspection.
 
-    For ``cpu`` (ONNX Runtime, OpenVINO) all convolutions are quantised but those that read gated features. For
+    For ``cpu`` (ONNX Runtime, OpenVINO) all convolutions are quantised but those that read gated features, of which
+    ``for_cpu`` leaves none that costs much. For
     ``tensorrt`` those are left out, too, that have no good int8 kernel or none at all: depthwise and transposed ones,
     and those of fewer than ``NARROW`` channels, which the first and the last are.
 
