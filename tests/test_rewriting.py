@@ -164,5 +164,5 @@ def test_nodes_come_in_an_order_in_which_they_run_and_say_what_they_are_part_of(
         known.update(node.output)
     names = [node.name for node in rewritten.graph.node]
     assert all(first != second for first, second in pairwise(sorted(names)))
-    assert {node.op_type for node in rewritten.graph.node if not part_of(node)} == {"Mul", "Relu"}
+    assert {node.op_type for node in rewritten.graph.node if not part_of(node)} == {"Relu"}
     assert {part_of(node) for node in rewritten.graph.node} == {"", "Conv"}
