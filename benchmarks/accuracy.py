@@ -62,7 +62,7 @@ def measure_accuracy(
 
 
 def measure_run(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Evaluate what ``edgead train`` and ``edgead export`` left in ``folder``; returns the row of its seed.
+    """Evaluate what ``edgead train``, and perhaps ``edgead export``, left in ``folder``; returns the row of its seed.
 
     Raises:
         ConfigError: it was trained with another configuration.
@@ -74,7 +74,8 @@ def measure_run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     if differing := [name for name, value in wanted.items() if found[name] != value]:
         raise ConfigError(f"{folder}: trained with another {', '.join(differing)}; give the same, or leave --runs out")
     dataset = config.dataset.open()
-    with open_runner(Bundle.open(folder), "fp32") as runner:
+    bundle = Bundle.open(folder)
+    with open_runner(bundle, "fp32" if "fp32" in bundle.artefacts else "checkpoint") as runner:
         row = _evaluated(runner, dataset, config.seed)
     epochs = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
     minutes = round(sum(epoch["seconds"] for epoch in epochs) / 60, 1)
@@ -126,7 +127,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="instead of the file's")
     parser.add_argument("--network", help="instead of the file's")
-    parser.add_argument("--runs", type=Path, help="evaluate the runs RUNS-SEED of edgead train and export; train none")
+    parser.add_argument("--runs", type=Path, help="evaluate the runs RUNS-SEED of edgead train; train none")
     parser.add_argument("--out", type=Path, help="result file instead of benchmarks/results/NAME.json")
     options = parser.parse_args()
     try:
