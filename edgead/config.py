@@ -36,7 +36,8 @@ def _path_or_url(value: str, info: ValidationInfo) -> str:
 CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
 PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
 NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0", "cfrg-nano0"]
-_SIZES = {"cfrg-nano0": 192}  # of networks that are made for smaller images than 256x256
+SIZES: dict[str, int] = {"cfrg-wrn50": 256, "cfrg-r18": 256, "cfrg-lite0": 256, "cfrg-nano0": 192}
+"""Side of the images that a network is made for, pixels."""
 
 
 class DatasetConfig(Section):
@@ -108,8 +109,8 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _size_of_the_network(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "size" not in values and values.get("network") in list(_SIZES):
-            return {**values, "size": _SIZES[values["network"]]}
+        if isinstance(values, dict) and "size" not in values and values.get("network") in list(SIZES):
+            return {**values, "size": SIZES[values["network"]]}
         return values
 
 

@@ -45,7 +45,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_backend(parser, "for models without @BACKEND: onnxruntime")
     parser.add_argument("--networks", metavar="A,B", help="measure these configurations with random weights")
-    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="of their images (%(default)s)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of their images (256; cfrg-nano0 192)")
     parser.add_argument("--save", type=Path, metavar="FILE", help="keep the measurements of these, or of a station")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images a call (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: all cores (%(default)s)")

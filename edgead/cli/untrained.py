@@ -44,22 +44,36 @@ def bench_networks(wanted: argparse.Namespace) -> Answer:
         if (backend := backend or wanted.backend or "torch") not in BACKENDS:
             raise ConfigError(f"there is no backend '{backend}'{nearest(backend, BACKENDS)}")
     rows = [row for name in names for row in _measure(name, asked, wanted)]
-    command = f"edgead bench --networks {','.join(names)} --artefacts {','.join(asked)} --size {wanted.size}"
+    command = f"edgead bench --networks {','.join(names)} --artefacts {','.join(asked)}"
+    command += f" --size {wanted.size}" if wanted.size else ""
     command += f" --threads {wanted.threads} --batch {wanted.batch}" + (f" --n {wanted.n}" if wanted.n else "")
     command += f" --backend {wanted.backend}" if wanted.backend else ""
-    conditions = {"size": wanted.size, "weights": "random", "images": "simulated magnetic cores"}
+    conditions = {"weights": "random", "images": "simulated magnetic cores"}
     document: dict[str, Any] = {"command": command, "conditions": conditions, "rows": rows}
     if wanted.save:
         kept = results.save(wanted.save, command=command, conditions=conditions, rows=rows)
         document = kept.model_dump(mode="json")
-    columns = ("network", "runner", ">threads", ">batch", ">n", ">p50 ms", ">IQR", ">p95", ">p99", ">FPS", ">x")
+    columns = (
+        "network",
+        ">size",
+        "runner",
+        ">threads",
+        ">batch",
+        ">n",
+        ">p50 ms",
+        ">IQR",
+        ">p95",
+        ">p99",
+        ">FPS",
+        ">x",
+    )
     shown = [
-        (row["network"], row["runner"], row["threads"], row["batch"], row["n"], f"{row['p50_ms']:.1f}",
+        (row["network"], row["size"], row["runner"], row["threads"], row["batch"], row["n"], f"{row['p50_ms']:.1f}",
          f"{row['iqr_ms']:.1f}", f"{row['p95_ms']:.1f}", f"{row['p99_ms']:.1f}", f"{row['fps']:.2f}",
          f"{row['times_faster']:.2f}")
         for row in rows
     ]  # fmt: skip
-    title = f"Speed at {wanted.size}x{wanted.size} with random weights, of each network in turns"
+    title = "Speed with random weights, of each network in turns"
     return Answer(document, [table(title, columns, shown), f"x: times faster than {asked[0]} by the medians"])
 
 
@@ -69,26 +83,30 @@ def _measure(name: str, asked: Sequence[str], wanted: argparse.Namespace) -> Seq
     from benchmarks.speed import measure, ratio
     from edgead.cfrg.model import build
     from edgead.cli.proving import choice
+    from edgead.config import SIZES
     from edgead.datasets.simulated import render
     from edgead.runtime.open import open_runner
 
+    torch.manual_seed(0)
+    cfrg = build(name, wanted.size or SIZES.get(name, 256), statistics=True)
+    size = cfrg.size_hw[0]
     shots = [
-        render("magnetic_core", seed=1, part=part, view="front", illumination="ring", size=wanted.size).image
+        render("magnetic_core", seed=1, part=part, view="front", illumination="ring", size=size).image
         for part in range(_PARTS)
     ]
     images = np.stack(shots)
     options = {"threads": wanted.threads, "max_batch": max(8, wanted.batch)}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        torch.manual_seed(0)
         wanted_artefacts = {word.partition("@")[0] for word in asked}
-        bundle = made(build(name, wanted.size, statistics=True), images, wanted_artefacts, Path(folder))
+        bundle = made(cfrg, images, wanted_artefacts, Path(folder))
         choices = {word: choice(bundle, word, wanted.backend) for word in asked}
         runners = {
             word: stack.enter_context(open_runner(bundle, artefact, backend=backend, **options))
             for word, (artefact, backend) in choices.items()
         }
         speeds = measure(runners, images, batch=wanted.batch, n=wanted.n)
-    return [{"network": name, **speed.to_dict(), "times_faster": round(ratio(speed, speeds[0]), 3)} for speed in speeds]
+    rows = [{"network": name, "size": size, **speed.to_dict()} for speed in speeds]
+    return [{**row, "times_faster": round(ratio(speed, speeds[0]), 3)} for row, speed in zip(rows, speeds, strict=True)]
 
 
 def made(cfrg: Cfrg, images: npt.NDArray[np.uint8], artefacts: Collection[str], folder: Path) -> Bundle:
