@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edgead.cfrg import checkpoint
+from edgead.cfrg.inspection import MapFusion, balance, map_parts
 from edgead.cfrg.model import build
 from edgead.cfrg.statistics import PositionStatistics
 from edgead.runtime.onnx_runner import OnnxRunner
@@ -82,3 +83,32 @@ def test_the_statistics_travel_with_the_checkpoint_and_the_graph(tmp_path: Path)
 def test_the_papers_network_has_none() -> None:
     assert build("cfrg-lite0", 64).statistics is None
     assert len(build("cfrg-lite0", 64).fusion) == 4
+
+
+def test_cfrgs_own_parts_count_a_fifth_beside_the_statistics() -> None:
+    torch.manual_seed(1)
+    cfrg = build("cfrg-lite0", 64, statistics=True).eval()
+    assert cfrg.statistics is not None
+    images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        cfrg.statistics.fit([cfrg.teacher(cfrg.normalise(images))])
+        balance(cfrg, [images[:3], images[3:6], images[6:]])
+        parts = map_parts(cfrg(cfrg.normalise(images)))
+        fusion = MapFusion(cfrg.size_hw)
+        own, by_position = (
+            sum(float(weight) * fusion([part]).double().numpy() for weight, part in pairs)
+            for pairs in (
+                list(zip(cfrg.fusion[:4], parts[:4], strict=True)),
+                list(zip(cfrg.fusion[4:], parts[4:], strict=True)),
+            )
+        )
+    assert np.std(own) / np.std(by_position) == pytest.approx(0.25, rel=1e-3)
+    assert float(cfrg.fusion.mean()) == pytest.approx(1)
+
+
+def test_training_fits_them_to_its_good_images(trained: Path) -> None:
+    cfrg = checkpoint.load(trained / "checkpoint.pt")
+    assert cfrg.statistics is not None
+    for name, values in cfrg.statistics.named_buffers():
+        assert bool(values.isfinite().all()), name
+        assert float(values.std()) > 0, name
