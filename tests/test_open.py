@@ -157,7 +157,7 @@ def test_smaller_precisions_stay_near_on_both_backends(
         if artefact != "fp16" and isinstance(runner, OpenVINORunner):
             assert sum(precision in ("i8", "u8") for precision in runner.layers().values()) > 100
     # Optimised by ONNX Runtime, int8-fp16 is off by more than this.
-    assert np.abs(found - wanted).mean() < (0.001 if artefact == "fp16" else 0.01) * np.abs(wanted).mean()
+    assert np.abs(found - wanted).mean() < (0.001 if artefact == "fp16" else 0.02) * np.abs(wanted).mean()
 
 
 # ---- what a station trusts

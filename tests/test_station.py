@@ -338,7 +338,7 @@ def test_an_engine_that_fails_ends_the_station_and_leaves_no_part_without_a_line
     read = [json.loads(line) for line in (tmp_path / "out" / "verdicts.ndjson").read_text().splitlines()]
     assert sorted(line["trigger"] for line in read) == list(range(len(read)))
     outcomes = Counter(line["verdict"] for line in read)
-    assert 2 <= outcomes["OK"] <= 5  # 40 images are 5 parts, of which 4 at a time are admitted
+    assert 1 <= outcomes["OK"] <= 5  # 40 images are 5 parts, less those that some warm-up took
     assert outcomes["INCOMPLETE"] >= 1
     assert set(outcomes) <= {"OK", "INCOMPLETE", "MISSED"}
 
