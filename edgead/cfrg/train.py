@@ -81,9 +81,7 @@ def train(
     fabric = _fabric(config)
     keep_freed_memory()
     torch.manual_seed(config.seed)
-    cfrg = build(config.network, config.size) if networks is None else networks(config.size)
-    if config.statistics == "positions":
-        cfrg.add_statistics()
+    cfrg = _networks(config, networks)
     teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
     learner = _Learner(cfrg)
     optimizer = _optimizer(config, cfrg)
@@ -108,11 +106,7 @@ def train(
             if _is_validated(epoch, config.epochs):
                 record |= _validate(fabric, learner, validation_set)
             journal.write(record, cfrg, optimizer, epoch + 1)
-    cfrg = cfrg.cpu().eval()
-    if cfrg.statistics is not None:
-        cfrg.statistics.fit(learner.teach(cfrg.normalise(clean)) for clean in train_set.clean(_FITTED))
-    if config.fusion == "balanced":
-        balance(cfrg, validation_set.clean(_TOGETHER))
+    _fit(config, learner.cpu().eval(), train_set, validation_set)
     return Trained(
         cfrg=cfrg,
         dataset=dataset,
@@ -122,6 +116,13 @@ def train(
         teacher=teacher,
         is_main=fabric.is_global_zero,
     )
+
+
+def _networks(config: TrainConfig, networks: Callable[[int], Cfrg] | None) -> Cfrg:
+    cfrg = build(config.network, config.size) if networks is None else networks(config.size)
+    if config.statistics == "positions":
+        cfrg.add_statistics()
+    return cfrg
 
 
 class _Learner(nn.Module):
@@ -144,6 +145,15 @@ class _Learner(nn.Module):
         pieces = torch.split(image.to(memory_format=torch.channels_last), together)
         levels = zip(*(self.cfrg.teacher(piece) for piece in pieces), strict=True)
         return [torch.cat(level).contiguous() for level in levels]
+
+
+def _fit(config: TrainConfig, learner: _Learner, good: TrainingImages, held_out: TrainingImages) -> None:
+    """Fit what no step learns: the statistics by position, then the weights of the anomaly map's parts."""
+    cfrg = learner.cfrg
+    if cfrg.statistics is not None:
+        cfrg.statistics.fit(learner.teach(cfrg.normalise(clean)) for clean in good.clean(_FITTED))
+    if config.fusion == "balanced":
+        balance(cfrg, held_out.clean(_TOGETHER))
 
 
 def _epoch(
