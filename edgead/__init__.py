@@ -8,7 +8,5 @@ os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 # ONNX Runtime from 1.29 on tells Microsoft about models and machines, from a thread and a file in the user's folder. It
 # looks at this when it is loaded, and nothing in this package loads it before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# Arrow brings an allocator that it does not use here, and with it a thread in which a crash would leave no trace.
-os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
 
 __version__ = "0.1.0"

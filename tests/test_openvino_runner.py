@@ -18,13 +18,13 @@ from test_runners import tiny
 from edgead.bundle import Bundle
 from edgead.errors import ArtefactError, ConfigError, MissingError
 from edgead.runtime.onnx_runner import OnnxRunner
-from edgead.runtime.openvino_runner import OpenVINORunner, refuse_without_bf16
+from edgead.runtime.openvino_runner import OpenVINORunner, open_core, refuse_without_bf16
 from edgead.runtime.runner import usable_cores
 
 openvino = pytest.importorskip("openvino")
 
 Pixels = npt.NDArray[np.uint8]
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def convolution(path: Path) -> tuple[Path, npt.NDArray[np.float64]]:
@@ -177,3 +177,29 @@ print(OpenVINORunner(sys.argv[1], threads=1).infer(np.zeros((1, 8, 12, 3), np.ui
         [sys.executable, "-c", code, str(tiny(tmp_path / "m.onnx"))], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, "[0.]\n"), done.stderr
+
+
+_SIGNALLED = """
+import signal, subprocess, sys, threading
+from edgead.runtime.openvino_runner import OpenVINORunner
+calls = []
+signal.signal(signal.SIGCHLD, lambda *_: calls.append(1))
+first, second = OpenVINORunner(sys.argv[1]), OpenVINORunner(sys.argv[1])
+if sys.argv[2] == "thread":
+    closing = threading.Thread(target=lambda: (first.close(), second.close()))
+    closing.start()
+    closing.join()
+else:
+    first.close()
+    second.close()
+subprocess.run([sys.executable, "-c", ""], check=True)
+print(len(calls) > 0)
+"""
+
+
+@pytest.mark.parametrize("closed", ["here", "thread"])
+def test_a_process_survives_signals_after_its_runners_are_closed(closed: str, tmp_path: Path) -> None:
+    path, _ = convolution(tmp_path / "model.onnx")
+    words = [sys.executable, "-X", "faulthandler", "-c", _SIGNALLED, str(path), closed]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

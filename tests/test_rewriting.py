@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgead.onnx_graph import write_model
+from edgead.runtime.openvino_runner import open_core
 from export.gates import behind, split
 from export.rewriting import part_of
 from export.transposed import as_convolutions
@@ -30,8 +31,8 @@ def run(model: onnx.ModelProto, path: Path, values: dict[str, Array], backend: s
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         found: Array = session.run(None, values)[0]
         return found
-    ov = pytest.importorskip("openvino")
-    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    pytest.importorskip("openvino")
+    compiled = open_core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.asarray(compiled(values)[0])
 
 

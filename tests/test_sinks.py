@@ -259,13 +259,3 @@ def test_pictures_that_made_room_for_newer_ones_are_counted(tmp_path: Path) -> N
     kept = len(list((tmp_path / "out" / "pictures").iterdir()))
     assert (kept, report.pictures > 20) == (10, True)
     assert report.pictures_removed == report.pictures - kept
-
-
-def test_arrow_starts_no_thread_of_an_allocator_that_is_not_used() -> None:
-    program = (
-        "import os, edgead, pyarrow, pyarrow.parquet, time; time.sleep(0.3); "
-        "print(*(open(f'/proc/self/task/{each}/comm').read().strip() for each in os.listdir('/proc/self/task')))"
-    )
-    pytest.importorskip("pyarrow")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    assert "jemalloc" not in done.stdout

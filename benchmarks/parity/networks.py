@@ -17,6 +17,7 @@ import numpy.typing as npt
 from edgead.bundle import NETWORKS, Bundle
 from edgead.errors import ArtefactError, require
 from edgead.images import Image
+from edgead.runtime.openvino_runner import open_core
 from edgead.runtime.runner import usable_cores
 
 if TYPE_CHECKING:
@@ -179,8 +180,7 @@ def _on_onnxruntime(model: bytes, outputs: tuple[str, ...], threads: int, *, opt
 
 
 def _on_openvino(model: bytes, outputs: tuple[str, ...], threads: int, precision: str) -> Network:
-    openvino = require("openvino", extra="openvino")
-    core = openvino.Core()
+    core = open_core()
     hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads or usable_cores())}
     compiled = core.compile_model(core.read_model(model=model), "CPU", hints)
     inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}

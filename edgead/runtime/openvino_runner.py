@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,25 @@ from edgead.runtime.runner import Prediction, check_images, check_prediction, us
 Hint = Literal["fp32", "bf16"]
 
 _PRECISIONS: dict[Hint, str] = {"fp32": "f32", "bf16": "bf16"}
+_cores: list[Any] = []
+_opening = threading.Lock()
+
+
+def open_core() -> Any:
+    """Return the process's one ``openvino.Core``, which stays until the process ends.
+
+    OpenVINO's plugin for CPUs gives the thread that loads it another stack for signal handlers, and takes this away
+    with the last core and model: unloaded in another thread, or when a second plugin was unloaded before it, it leaves
+    the first thread with the address of memory that is gone. The next signal with a handler of Python's, SIGTERM or
+    SIGCHLD say, then ends the process by SIGSEGV and without a word (seen with OpenVINO 2026.4).
+
+    Raises:
+        MissingError: openvino is not installed.
+    """
+    with _opening:
+        if not _cores:
+            _cores.append(require("openvino", extra="openvino").Core())
+        return _cores[0]
 
 
 class OpenVINORunner:
@@ -61,7 +81,7 @@ class OpenVINORunner:
         self.path = Path(path)
         self.max_batch = max_batch
         self.name = f"openvino-{device.lower()}" + ("-bf16" if hint == "bf16" else "")
-        core = ov.Core()
+        core = open_core()
         if hint == "bf16":
             refuse_without_bf16(_capabilities(core, device), device)
         model = _read(self.path, ov)
