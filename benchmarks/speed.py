@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgead.doctor import cpu_model, memory_gib
 from edgead.errors import DataError
+from edgead.images import resize
 from edgead.progress import task
 from edgead.runtime.runner import Runner, usable_cores
 
@@ -85,7 +86,8 @@ def measure(
     """Time runners in turn, each once a round after untimed calls, the order reversed from round to round.
 
     Args:
-        images: uint8 ``(N, H, W, 3)`` RGB, real ones; rounds walk through them.
+        images: uint8 ``(N, H, W, 3)`` RGB, real ones; rounds walk through them. Runners of other sizes get them
+            resized beforehand.
         n: rounds; None takes as many as fit in ``seconds``, but 5 at least.
         warmup: rounds before those that count, 1 at least.
 
@@ -96,14 +98,15 @@ def measure(
         raise DataError(f"{len(runners)} runners and {len(images)} images to measure with; give at least one of each")
     if batch < 1 or warmup < 1 or (n is not None and n < 1):
         raise DataError(f"batch {batch}, warmup {warmup}, n {n}; expected 1 or more of each")
+    own = {name: _resized(images, runner.size_hw) for name, runner in runners.items()}
     for index in range(warmup):
-        last = _round(runners, images, index, batch)
+        last = _round(runners, own, index, batch)
     spent_ms = sum(1e3 * (_PAUSE_S + _SETTLE_S) + 2 * latency for latency in last.values())
     rounds = n or max(_MIN_ROUNDS, math.ceil(seconds * 1e3 / spent_ms))
     times: dict[str, list[float]] = {name: [] for name in runners}
     with task("Measuring speed", rounds) as advance:
         for index in range(warmup, warmup + rounds):
-            for name, latency_ms in _round(runners, images, index, batch).items():
+            for name, latency_ms in _round(runners, own, index, batch).items():
                 times[name].append(latency_ms)
             advance(1)
     return [_speed(name, runners[name], np.array(times[name]), batch, warmup) for name in runners]
@@ -142,11 +145,18 @@ def peak_rss_mib() -> float | None:
     return float(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
 
 
-def _round(runners: Mapping[str, Runner], images: Images, index: int, batch: int) -> dict[str, float]:
+def _resized(images: Images, size_hw: tuple[int, int]) -> Images:
+    if images.shape[1:3] == size_hw:
+        return images
+    return np.stack([resize(image, size_hw) for image in images])
+
+
+def _round(runners: Mapping[str, Runner], images: Mapping[str, Images], index: int, batch: int) -> dict[str, float]:
     """Let every runner settle on the same images and return the milliseconds of its last run."""
-    some = np.ascontiguousarray(images[np.arange(index * batch, (index + 1) * batch) % len(images)])
     times = {}
     for name in list(runners) if index % 2 else reversed(list(runners)):
+        chosen = np.arange(index * batch, (index + 1) * batch) % len(images[name])
+        some = np.ascontiguousarray(images[name][chosen])
         time.sleep(_PAUSE_S)
         settled = time.perf_counter() + _SETTLE_S
         runners[name].infer(some)

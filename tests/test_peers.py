@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from benchmarks.peers.record import Record
 from benchmarks.peers.speed import bundles, measure_speed
 from benchmarks.peers.stfpm import STFPM, difference, discrepancy
 from edgead.bundle import BundleInfo
+from edgead.cli import main as edgead
 from edgead.config import load_train
 from edgead.errors import ArtefactError, ConfigError, DataError, TrainingError
 from edgead.runtime.openvino_runner import OpenVINORunner
@@ -414,9 +416,34 @@ def test_the_command_measures_goes_on_and_times(
     assert {row["backend"] for row in results.read(tiles / "speed.json").rows} == {"onnxruntime", "openvino"}
 
 
+@pytest.fixture(scope="module")
+def ours(tiles: Path) -> Path:
+    """The prefix of one run of ``cfrg-lite0``, seed 0, on the same images."""
+    words = ["train", str(tiles / "train.yaml"), "--network", "cfrg-lite0", "--epochs", "1", "--seed", "0"]
+    assert edgead([*words, "--out", str(tiles / "ours-0")]) == 0
+    return tiles / "ours"
+
+
+def test_our_runs_are_measured_like_peers(
+    tiles: Path, ours: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--methods", "padim", "--ours", ours, "--keep", tiles / "beside", "--save")
+    assert run(monkeypatch, tiles, *words, tiles / "beside.json", "--seeds", "1") == 0
+    found = results.read(tiles / "beside.json")
+    assert [row["method"] for row in found.rows] == ["padim", "cfrg-lite0"]
+    assert set(found.rows[0]) == set(found.rows[1])
+    assert found.conditions["methods"]["cfrg-lite0"]["epochs"] == 1
+    assert run(monkeypatch, tiles, *words, tiles / "more.json", "--seeds", "2") == 2
+    assert "ours-1" in capsys.readouterr().err
+    shutil.copytree(tiles / "ours-0", tiles / "ours-1")
+    assert run(monkeypatch, tiles, *words, tiles / "more.json", "--seeds", "2") == 2
+    assert "with another seed than 1" in capsys.readouterr().err
+    assert not (tiles / "more.json").exists()
+
+
 @pytest.mark.slow
-def test_cfrg_and_all_peers_are_measured_alike(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [*measuring.METHODS, measuring.OURS]
+def test_all_peers_are_measured_alike(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = list(measuring.METHODS)
     words = ("--methods", ",".join(names), "--epochs", "1", "--seeds", "1", "--save", tiles / "all.json")
     assert run(monkeypatch, tiles, *words, "--keep", tiles / "all") == 0
     rows = results.read(tiles / "all.json").rows

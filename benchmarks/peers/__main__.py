@@ -1,11 +1,14 @@
 """Accuracy and speed of PatchCore, PaDiM, STFPM, RD4AD and EfficientAD beside CFRG, on the same teacher and images.
 
-    python -m benchmarks.peers runs/magnetic_tile --seeds 3 --save benchmarks/results/peers_magnetic_tile.json
-    python -m benchmarks.peers runs/magnetic_tile --speed --save benchmarks/results/peers_speed.json
+    python -m benchmarks.peers benchmarks/magnetic_tile.yaml --root DATA --ours runs/lite0 runs/nano0 --seeds 3 \\
+        --save benchmarks/results/peers_magnetic_tile.json
+    python -m benchmarks.peers benchmarks/magnetic_tile.yaml --root DATA --ours runs/lite0 runs/nano0 --speed \\
+        --save benchmarks/results/peers_speed.json
 
 The first fits and measures every method and seed that the file does not hold yet, so a run that was killed goes on
-where it was. Each method's first seed is kept as a bundle; ``edgead quantize`` makes its INT8. The second measures the
-speed of what was kept, and of the run, in turns: on a quiet machine. Names of methods that end in ``-deep`` tap the
+where it was. Each method's first seed is kept as a bundle; ``edgead quantize`` makes its INT8. Ours are runs of
+``edgead train --seed SEED --out PREFIX-SEED`` on the same images, each at its own size. The second measures the speed
+of what was kept, and of our first seeds, in turns: on a quiet machine. Names of methods that end in ``-deep`` tap the
 teacher at strides 8, 16 and 32, as cfrg-lite0 does, instead of 4, 8 and 16, as the papers do; padim-coarse besides
 has one Gaussian every 16 pixels.
 """
@@ -13,9 +16,9 @@ has one Gaussian every 16 pixels.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -26,16 +29,16 @@ from benchmarks import results
 from benchmarks.peers import measuring
 from benchmarks.peers.detector import DetectorRunner, Good
 from benchmarks.peers.keeping import keep
-from benchmarks.peers.measuring import METHODS, OURS, VARIANTS
+from benchmarks.peers.measuring import METHODS, VARIANTS
 from benchmarks.peers.record import Record
 from benchmarks.peers.speed import bundles, measure_speed
-from edgead.bundle import BundleInfo
-from edgead.cfrg.train import keep_freed_memory, train
+from edgead.bundle import Bundle, BundleInfo
+from edgead.cfrg.train import keep_freed_memory
 from edgead.config import TrainConfig, load_train
 from edgead.datasets import Dataset
 from edgead.errors import ConfigError, EdgeadError, nearest
 from edgead.progress import task
-from edgead.runtime.torch_runner import TorchRunner
+from edgead.runtime.open import open_runner
 from edgead.yaml_file import check
 
 _SPEED_IMAGES = 32
@@ -44,7 +47,8 @@ _SPEED_IMAGES = 32
 def main() -> int:
     """Run the benchmark from the command line; returns the exit code."""
     options = _parser().parse_args()
-    command = f"python -m benchmarks.peers {shlex.join(map(str, sys.argv[1:]))}"
+    words = ["DATA" if options.root and word == str(options.root) else word for word in sys.argv[1:]]
+    command = f"python -m benchmarks.peers {shlex.join(words)}"
     try:
         config, names = _config(options), _names(options.methods)
         for name in ("seeds", "threads", "epochs"):
@@ -76,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, metavar="RUN|FILE", help="a run of edgead, or a train.yaml")
     parser.add_argument("--root", type=Path, help="the dataset's folder, instead of the file's")
     parser.add_argument(
-        "--methods", default=",".join((*METHODS, OURS)), help=f"of {', '.join((*METHODS, *VARIANTS, OURS))}"
+        "--methods", default=",".join(METHODS), help=f"of {', '.join((*METHODS, *VARIANTS))}; none to measure ours"
     )
+    parser.add_argument("--ours", type=Path, nargs="+", default=[], metavar="PREFIX", help="runs PREFIX-SEED, trained")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="0 to N-1 (%(default)s)")
     parser.add_argument("--epochs", type=int, metavar="N", help="of methods that learn, instead of their own")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch and runners (%(default)s)")
@@ -98,13 +103,11 @@ def _config(options: argparse.Namespace) -> TrainConfig:
 
 
 def _names(words: str) -> list[str]:
-    known = (*METHODS, *VARIANTS, OURS)
+    known = (*METHODS, *VARIANTS)
     names = [word.strip() for word in words.split(",") if word.strip()]
     for name in names:
         if name not in known:
             raise ConfigError(f"there is no method '{name}'{nearest(name, known)}")
-    if not names:
-        raise ConfigError(f"--methods names none{nearest('', known)}")
     return list(dict.fromkeys(names))
 
 
@@ -119,15 +122,19 @@ def _accuracy(
         "images": {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")},
     }
     record = Record(options.save, command, conditions)
-    chosen = {name: _settings(name, config, options.epochs) for name in names}
-    every = [(seed, name) for seed in range(options.seeds) for name in names]
+    ours = {name: runs for prefix in options.ours for name, runs in [_runs(prefix, config, options.seeds)]}
+    chosen = {name: measuring.settings(measuring.method(name, epochs=options.epochs)) for name in names}
+    chosen |= {name: _recipe(runs[0]) for name, runs in ours.items()}
+    every = [(seed, name) for seed in range(options.seeds) for name in chosen]
+    if not every:
+        raise ConfigError(f"--methods names none, and --ours is not given{nearest('', (*METHODS, *VARIANTS))}")
     due = [(seed, name) for seed, name in every if not record.has(name, seed, chosen[name])]
     if len(due) < len(every):
         print(f"{options.save}: {len(every) - len(due)} of {len(every)} measured before", file=sys.stderr)
     good: Good | None = None
     for seed, name in due:
-        if name == OURS:
-            row = _ours(config, dataset, seed, options)
+        if name in ours:
+            row = _our(ours[name][seed], dataset, options.threads)
         else:
             good = good or _good(config, dataset)
             row = _peer(name, config, dataset, good, seed, options, folder)
@@ -143,14 +150,29 @@ def _good(config: TrainConfig, dataset: Dataset) -> Good:
     return Good(train, validation, config.teacher_weights)
 
 
-def _settings(name: str, config: TrainConfig, epochs: int | None) -> dict[str, Any]:
-    if name == OURS:
-        return _recipe(config, epochs).model_dump(mode="json", exclude={"dataset", "seed", "size"})
-    return measuring.settings(measuring.method(name, epochs=epochs))
+def _runs(prefix: Path, config: TrainConfig, seeds: int) -> tuple[str, list[Path]]:
+    """Return the network of our runs and their folders, by seed.
+
+    Raises:
+        ConfigError: a run of other images, another seed or another recipe than the first.
+        ArtefactError: no run there.
+    """
+    runs = [prefix.with_name(f"{prefix.name}-{seed}") for seed in range(seeds)]
+    for seed, run in enumerate(runs):
+        Bundle.open(run)
+        trained = load_train(run / "train.yaml")
+        images, wanted = (each.dataset.model_dump(exclude={"root"}) for each in (trained, config))
+        if images != wanted or trained.seed != seed or _recipe(run) != _recipe(runs[0]):
+            raise ConfigError(
+                f"{run}: was trained on other images, with another seed than {seed}, or otherwise than {runs[0]}; "
+                f"train it: edgead train CONFIG --seed {seed} --out {run}"
+            )
+    return Bundle.open(runs[0]).info.network, runs
 
 
-def _recipe(config: TrainConfig, epochs: int | None) -> TrainConfig:
-    return config.model_copy(update={"network": OURS, "epochs": epochs or config.epochs})
+def _recipe(run: Path) -> dict[str, Any]:
+    recipe = load_train(run / "train.yaml")
+    return recipe.model_dump(mode="json", exclude={"dataset", "seed", "teacher_weights"})
 
 
 def _peer(
@@ -178,18 +200,17 @@ def _peer(
         return {**measuring.measure(runner, dataset.test, seed=seed), "fit_minutes": minutes}
 
 
-def _ours(config: TrainConfig, dataset: Dataset, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train cfrg-lite0 by its own recipe and measure it in the same way."""
-    recipe = _recipe(config, options.epochs).model_copy(update={"seed": seed})
-    with tempfile.TemporaryDirectory() as folder:
-        trained = train(recipe, Path(folder))
-    with TorchRunner(trained.cfrg, threads=options.threads) as runner:
+def _our(run: Path, dataset: Dataset, threads: int) -> dict[str, Any]:
+    """Measure a run of ours in the same way."""
+    bundle, seed = Bundle.open(run), load_train(run / "train.yaml").seed
+    with open_runner(bundle, "fp32" if "fp32" in bundle.artefacts else "checkpoint", threads=threads) as runner:
         figures = measuring.measure(runner, dataset.test, seed=seed)
-    return {**figures, "fit_minutes": round(trained.seconds / 60, 1)}
+    epochs = [json.loads(line) for line in (run / "training" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return {**figures, "fit_minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1)}
 
 
 def _speed(options: argparse.Namespace, config: TrainConfig, folder: Path, command: str) -> list[dict[str, Any]]:
-    ours = [options.config] if (options.config / "bundle.json").is_file() else []
+    ours = [prefix.with_name(f"{prefix.name}-0") for prefix in options.ours]
     test = config.dataset.open().test
     images = measuring.read_images(test[:: max(1, len(test) // _SPEED_IMAGES)], (config.size, config.size))
     rows = measure_speed(bundles(folder, *ours), images, threads=options.threads, seconds=options.seconds)

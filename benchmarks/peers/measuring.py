@@ -26,7 +26,6 @@ from edgead.images import read_image, resize
 from edgead.progress import task
 from edgead.runtime.runner import Runner
 
-OURS = "cfrg-lite0"
 METHODS = ("patchcore", "padim", "stfpm", "rd4ad", "efficientad")
 VARIANTS = ("patchcore-deep", "padim-deep", "padim-coarse", "stfpm-deep", "rd4ad-deep")
 """The same at the strides 8, 16 and 32 that cfrg-lite0 taps, instead of those of the papers."""
@@ -67,7 +66,7 @@ def method(name: str, *, epochs: int | None = None) -> Method:
         case "efficientad":
             return EfficientAD(**taught)
         case _:
-            raise ConfigError(f"there is no method '{name}'{nearest(name, (*METHODS, *VARIANTS, OURS))}")
+            raise ConfigError(f"there is no method '{name}'{nearest(name, (*METHODS, *VARIANTS))}")
 
 
 def settings(chosen: Method) -> dict[str, Any]:
