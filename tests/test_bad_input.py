@@ -770,6 +770,7 @@ def streamed(place: Place, words: list[object], capfd: pytest.CaptureFixture[str
     document = json.loads(out)
     lines = [json.loads(line) for line in (place.out / "verdicts.ndjson").read_text().splitlines()]
     assert document["is_conserved"]
+    assert document["station_over_engine"] == document["busy"]["engine"] > 0
     assert len(lines) == document["triggers"]
     return document, lines, err
 

@@ -62,6 +62,15 @@ class StationReport:
     pictures_removed: int = 0
 
     @property
+    def station_over_engine(self) -> float:
+        """Return the frames a second as a share of what the engine would do if it never waited, 0 to 1.
+
+        From the time for which the engine worked, for all stations that share it. A line that sends fewer frames than
+        the engine could take has a low one; ``edgead bench --station`` measures it at full load, beside a bare runner.
+        """
+        return self.busy.get("engine", 0.0)
+
+    @property
     def is_conserved(self) -> bool:
         """Tell whether every trigger ended as exactly one outcome."""
         return self.triggers == sum(self.verdicts.values())
@@ -75,6 +84,7 @@ class StationReport:
             "verdict_file": str(self.verdict_file),
             "trace": str(self.trace) if self.trace else None,
             "is_conserved": self.is_conserved,
+            "station_over_engine": self.station_over_engine,
         }
 
 
