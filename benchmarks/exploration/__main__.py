@@ -23,7 +23,7 @@ import torch
 from benchmarks import results
 from benchmarks.exploration import measuring
 from benchmarks.exploration.variants import BASE, VARIANTS
-from edgead.config import TrainConfig, load_train
+from edgead.config import DatasetConfig, TrainConfig, load_train
 from edgead.datasets.simulated import OBJECTS, write_dataset
 from edgead.errors import ConfigError, EdgeadError, nearest
 from edgead.yaml_file import check
@@ -102,6 +102,7 @@ def _configs(options: argparse.Namespace) -> dict[str, TrainConfig]:
     """Return the trainings of ``cfrg-lite0`` by dataset, of which the variants differ in one thing."""
     recipe = load_train(_RECIPE).model_dump()
     tiles = {**recipe["dataset"], "root": options.tiles / recipe["dataset"]["root"].name}
+    check(DatasetConfig, tiles, name=str(options.tiles)).open()  # before anything is rendered
     data = options.work / "data"
     if not (data / OBJECTS[OBJECT].folder).is_dir():
         write_dataset(data, OBJECT, **_RENDERED)

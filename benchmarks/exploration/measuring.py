@@ -20,7 +20,7 @@ from edgead.config import TrainConfig
 from edgead.datasets.simulated import render
 from edgead.onnx_graph import read_model
 from edgead.runtime.open import open_runner
-from edgead.runtime.runner import Prediction, Runner
+from edgead.runtime.runner import Runner
 from edgead.yaml_file import check
 
 RUNNERS = ("int8@openvino", "fp32@openvino", "fp32@onnxruntime")
@@ -66,8 +66,7 @@ def speeds(bundles: Mapping[str, Bundle], *, threads: int, seconds: float) -> di
             for word in RUNNERS:
                 artefact, _, backend = word.partition("@")
                 runner = open_runner(bundle, artefact, backend=backend, threads=threads, max_batch=1)
-                stack.enter_context(runner)
-                runners[f"{name} {word}"] = _Own(runner, _images(VARIANTS[name].size))
+                runners[f"{name} {word}"] = stack.enter_context(runner)
         found = {each.runner: each for each in measure(runners, _images(256), seconds=seconds)}
     rows: dict[str, dict[str, Any]] = {}
     for name, bundle in bundles.items():
@@ -90,27 +89,3 @@ def _images(size: int) -> Images:
         for part in range(_PARTS)
     ]
     return np.stack(shots)
-
-
-class _Own:
-    """A runner that takes images of its own size, whatever the others are given."""
-
-    def __init__(self, runner: Runner, images: Images) -> None:
-        self.name, self.size_hw, self.max_batch = runner.name, runner.size_hw, runner.max_batch
-        self._runner, self._images, self._calls = runner, images, 0
-
-    def infer(self, images: Images) -> Prediction:
-        """Inspect the next ``len(images)`` of its own images."""
-        self._calls += 1
-        chosen = np.arange(self._calls, self._calls + len(images)) % len(self._images)
-        return self._runner.infer(self._images[chosen])
-
-    def close(self) -> None:
-        """Close the runner."""
-        self._runner.close()
-
-    def __enter__(self) -> _Own:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
