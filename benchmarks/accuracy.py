@@ -46,11 +46,13 @@ def measure_accuracy(
     Args:
         networks: builds other networks than those that the configuration names, see ``train``.
     """
+    import torch
+
     from edgead.cfrg.train import train
     from edgead.runtime.torch_runner import TorchRunner
 
     trained = train(config, folder, networks=networks)
-    with TorchRunner(trained.cfrg) as runner:
+    with TorchRunner(trained.cfrg, threads=torch.get_num_threads()) as runner:  # as many as the training
         row = _evaluated(runner, trained.dataset, config.seed)
     return {
         **row,

@@ -341,16 +341,21 @@ ROW = {
 }  # fmt: skip
 
 
+def describe(methods: list[str], seeds: int) -> str:
+    return f"{','.join(methods)} {seeds}"
+
+
 def test_a_record_goes_on_and_refuses_other_settings(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
-    record = Record(path, "c", {"size": 64})
+    record = Record(path, describe, {"size": 64})
     assert not record.has("padim", 0, {"channels": 5})
     record.add(dict(ROW), {"channels": 5})
     record.add({**ROW, "seed": 1, "image_AUROC": 0.9, "image_AUROC_interval": [0.8, 1.0]}, {"channels": 5})
-    again = Record(path, "c", {"size": 64})
+    again = Record(path, describe, {"size": 64})
     assert again.has("padim", 1, {"channels": 5})
     assert not again.has("padim", 2, {"channels": 5})
     written = results.read(path)
+    assert written.command == "padim 2"
     assert [run["seed"] for run in written.conditions["runs"]] == [0, 1]
     assert list(written.rows) == again.summaries()
     summary = again.summaries()[0]
@@ -360,10 +365,10 @@ def test_a_record_goes_on_and_refuses_other_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="padim was measured with other settings \\(channels\\)"):
         again.has("padim", 2, {"channels": 6})
     with pytest.raises(ConfigError, match="was measured with size 64, not 128"):
-        Record(path, "c", {"size": 128})
+        Record(path, describe, {"size": 128})
     path.write_text("{")
     with pytest.raises(DataError, match="measure it again"):
-        Record(path, "c", {"size": 64})
+        Record(path, describe, {"size": 64})
 
 
 @pytest.fixture(scope="module")
@@ -430,6 +435,7 @@ def test_our_runs_are_measured_like_peers(
     words = ("--methods", "padim", "--ours", ours, "--keep", tiles / "beside", "--save")
     assert run(monkeypatch, tiles, *words, tiles / "beside.json", "--seeds", "1") == 0
     found = results.read(tiles / "beside.json")
+    assert f"--ours {ours} --methods padim --seeds 1 --save" in found.command
     assert [row["method"] for row in found.rows] == ["padim", "cfrg-lite0"]
     assert set(found.rows[0]) == set(found.rows[1])
     assert found.conditions["methods"]["cfrg-lite0"]["epochs"] == 1

@@ -47,8 +47,6 @@ _SPEED_IMAGES = 32
 def main() -> int:
     """Run the benchmark from the command line; returns the exit code."""
     options = _parser().parse_args()
-    words = ["DATA" if options.root and word == str(options.root) else word for word in sys.argv[1:]]
-    command = f"python -m benchmarks.peers {shlex.join(words)}"
     try:
         config, names = _config(options), _names(options.methods)
         for name in ("seeds", "threads", "epochs"):
@@ -60,10 +58,10 @@ def main() -> int:
         keep_freed_memory()
         folder = options.keep or Path("runs/peers") / (config.dataset.category or config.dataset.kind)
         if options.speed:
-            rows = _speed(options, config, folder, command)
+            rows = _speed(options, config, folder)
             columns = ["method", "artefact", "backend", "fps", "p50_ms", "iqr_ms", "times_ours", "MiB"]
         else:
-            rows = _accuracy(options, config, names, folder, command)
+            rows = _accuracy(options, config, names, folder)
             columns = ["method", "seeds", "image_AUROC", "image_AUROC_range", "pixel_AUPRO", "pixel_AUPRO_range"]
         for line in [columns, *([str(row[name]) for name in columns] for row in rows)]:
             print("  ".join(f"{word:<16}" for word in line).rstrip())
@@ -111,9 +109,15 @@ def _names(words: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _accuracy(
-    options: argparse.Namespace, config: TrainConfig, names: list[str], folder: Path, command: str
-) -> list[dict[str, Any]]:
+def _command(options: argparse.Namespace, *more: str) -> str:
+    words = ["python", "-m", "benchmarks.peers", str(options.config), *(["--root", "DATA"] if options.root else [])]
+    words += ["--ours", *map(str, options.ours)] if options.ours else []
+    words += ["--epochs", str(options.epochs)] if options.epochs else []
+    words += ["--threads", str(options.threads)] if options.threads > 1 else []
+    return shlex.join([*words, *more, "--save", str(options.save)])
+
+
+def _accuracy(options: argparse.Namespace, config: TrainConfig, names: list[str], folder: Path) -> list[dict[str, Any]]:
     dataset = config.dataset.open()
     conditions = {
         "dataset": config.dataset.model_dump(mode="json", exclude={"root"}),
@@ -121,6 +125,12 @@ def _accuracy(
         "teacher": "EfficientNet-Lite0, ImageNet",
         "images": {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")},
     }
+
+    def command(measured: list[str], seeds: int) -> str:
+        """Return one command for all that the file holds, however many steps it took."""
+        methods = [name for name in measured if name in (*METHODS, *VARIANTS)]
+        return _command(options, "--methods", ",".join(methods), "--seeds", str(seeds))
+
     record = Record(options.save, command, conditions)
     ours = {name: runs for prefix in options.ours for name, runs in [_runs(prefix, config, options.seeds)]}
     chosen = {name: measuring.settings(measuring.method(name, epochs=options.epochs)) for name in names}
@@ -209,12 +219,13 @@ def _our(run: Path, dataset: Dataset, threads: int) -> dict[str, Any]:
     return {**figures, "fit_minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1)}
 
 
-def _speed(options: argparse.Namespace, config: TrainConfig, folder: Path, command: str) -> list[dict[str, Any]]:
+def _speed(options: argparse.Namespace, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
     ours = [prefix.with_name(f"{prefix.name}-0") for prefix in options.ours]
     test = config.dataset.open().test
     images = measuring.read_images(test[:: max(1, len(test) // _SPEED_IMAGES)], (config.size, config.size))
     rows = measure_speed(bundles(folder, *ours), images, threads=options.threads, seconds=options.seconds)
     conditions = {"size": config.size, "batch": 1, "threads": options.threads, "images": len(images)}
+    command = _command(options, "--speed", "--seconds", f"{options.seconds:g}")
     results.save(options.save, command=command, conditions=conditions, rows=rows)
     return rows
 

@@ -5,7 +5,7 @@ Its rows are the medians of each method; what each seed gave stands in the condi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class Record:
 
     Args:
         path: the file; what it holds of the same conditions stays.
-        command: how to measure it again.
+        command: tells how to measure it again, from the methods and the number of seeds.
         conditions: what all rows have in common.
 
     Raises:
@@ -29,7 +29,7 @@ class Record:
         DataError: the file is no results file.
     """
 
-    def __init__(self, path: Path, command: str, conditions: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, command: Callable[[list[str], int], str], conditions: Mapping[str, Any]) -> None:
         self._path, self._command = path, command
         self._conditions = dict(conditions)
         self._methods: dict[str, Any] = {}
@@ -67,7 +67,8 @@ class Record:
         self._methods[row["method"]] = dict(settings)
         self._runs.append(row)
         conditions = {**self._conditions, "methods": self._methods, "runs": self._runs}
-        results.save(self._path, command=self._command, conditions=conditions, rows=self.summaries())
+        command = self._command(list(self._methods), 1 + max(each["seed"] for each in self._runs))
+        results.save(self._path, command=command, conditions=conditions, rows=self.summaries())
 
     def summaries(self) -> list[Row]:
         """Return the medians of each method, in the order in which they were measured."""
