@@ -41,6 +41,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
 def _measured(axes: Any, points: Sequence[Point], metric: str, front: str) -> None:
     """Draw frames a second against a metric; only what leads is named, or names would lie over each other."""
+    from matplotlib.ticker import LogLocator
+
     shown = [point for point in points if getattr(point, metric) is not None]
     runs = list(dict.fromkeys(point.run for point in points))
     for number, run in enumerate(runs):
@@ -51,10 +53,13 @@ def _measured(axes: Any, points: Sequence[Point], metric: str, front: str) -> No
     values = [getattr(point, metric) for point in leading]
     axes.plot([point.fps for point in leading], values, color="0.5", lw=1, zorder=0, label="Pareto front")
     for index, point in enumerate(leading):
-        name = f"{point.artefact}@{point.backend}, batch {point.batch}, {point.threads} threads"
+        name = f"{point.run} {point.artefact}@{point.backend}, batch {point.batch}, {point.threads} threads"
         place, offset = (point.fps, getattr(point, metric)), (-6, 9 if index % 2 else -15)
         axes.annotate(name, place, textcoords="offset points", xytext=offset, ha="right", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("images a second")
     axes.grid(True, which="both", alpha=0.25)
     axes.margins(0.2)
