@@ -24,7 +24,7 @@ from benchmarks import results
 from edgead.bundle import Bundle
 from edgead.config import TrainConfig, load_train
 from edgead.datasets import Dataset
-from edgead.errors import ConfigError, EdgeadError
+from edgead.errors import ArtefactError, ConfigError, EdgeadError
 from edgead.evaluate import evaluate
 from edgead.metrics import bootstrap_auroc
 from edgead.progress import task
@@ -79,9 +79,21 @@ def measure_run(config: TrainConfig, folder: Path) -> dict[str, Any]:
     bundle = Bundle.open(folder)
     with open_runner(bundle, "fp32" if "fp32" in bundle.artefacts else "checkpoint") as runner:
         row = _evaluated(runner, dataset, config.seed)
-    epochs = [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
-    minutes = round(sum(epoch["seconds"] for epoch in epochs) / 60, 1)
-    return {**row, "train_minutes": minutes, "train_images": len(dataset.train)}
+    return {**row, "train_minutes": train_minutes(folder), "train_images": len(dataset.train)}
+
+
+def train_minutes(run: Path) -> float:
+    """Return how long the epochs of a run took, minutes.
+
+    Raises:
+        ArtefactError: the run does not say.
+    """
+    journal = run / "training" / "metrics.jsonl"
+    try:
+        seconds = [json.loads(line)["seconds"] for line in journal.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtefactError(f"{journal}: no journal of a training ({error}); train the run: edgead train") from error
+    return float(round(sum(seconds) / 60, 1))
 
 
 def _evaluated(runner: Runner, dataset: Dataset, seed: int) -> dict[str, Any]:

@@ -445,6 +445,9 @@ def test_our_runs_are_measured_like_peers(
     assert run(monkeypatch, tiles, *words, tiles / "more.json", "--seeds", "2") == 2
     assert "with another seed than 1" in capsys.readouterr().err
     assert not (tiles / "more.json").exists()
+    (tiles / "ours-0/training/metrics.jsonl").unlink()
+    assert run(monkeypatch, tiles, *words, tiles / "none.json", "--seeds", "1") == 2
+    assert "no journal of a training" in capsys.readouterr().err
 
 
 @pytest.mark.slow

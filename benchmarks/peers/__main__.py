@@ -16,7 +16,6 @@ has one Gaussian every 16 pixels.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks import results
+from benchmarks.accuracy import train_minutes
 from benchmarks.peers import measuring
 from benchmarks.peers.detector import DetectorRunner, Good
 from benchmarks.peers.keeping import keep
@@ -215,8 +215,7 @@ def _our(run: Path, dataset: Dataset, threads: int) -> dict[str, Any]:
     bundle, seed = Bundle.open(run), load_train(run / "train.yaml").seed
     with open_runner(bundle, "fp32" if "fp32" in bundle.artefacts else "checkpoint", threads=threads) as runner:
         figures = measuring.measure(runner, dataset.test, seed=seed)
-    epochs = [json.loads(line) for line in (run / "training" / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return {**figures, "fit_minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1)}
+    return {**figures, "fit_minutes": train_minutes(run)}
 
 
 def _speed(options: argparse.Namespace, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
