@@ -443,7 +443,7 @@ def test_our_runs_are_measured_like_peers(
     assert "ours-1" in capsys.readouterr().err
     shutil.copytree(tiles / "ours-0", tiles / "ours-1")
     assert run(monkeypatch, tiles, *words, tiles / "more.json", "--seeds", "2") == 2
-    assert "with another seed than 1" in capsys.readouterr().err
+    assert "ours-1: was trained with seed 0, not 1; train it" in capsys.readouterr().err
     assert not (tiles / "more.json").exists()
     (tiles / "ours-0/training/metrics.jsonl").unlink()
     assert run(monkeypatch, tiles, *words, tiles / "none.json", "--seeds", "1") == 2

@@ -172,11 +172,14 @@ def _runs(prefix: Path, config: TrainConfig, seeds: int) -> tuple[str, list[Path
         Bundle.open(run)
         trained = load_train(run / "train.yaml")
         images, wanted = (each.dataset.model_dump(exclude={"root"}) for each in (trained, config))
-        if images != wanted or trained.seed != seed or _recipe(run) != _recipe(runs[0]):
-            raise ConfigError(
-                f"{run}: was trained on other images, with another seed than {seed}, or otherwise than {runs[0]}; "
-                f"train it: edgead train CONFIG --seed {seed} --out {run}"
-            )
+        wrong = {
+            f"on other images, {trained.dataset.kind} {trained.dataset.category}": images != wanted,
+            f"with seed {trained.seed}, not {seed}": trained.seed != seed,
+            f"by another recipe than {runs[0]}": _recipe(run) != _recipe(runs[0]),
+        }
+        if any(wrong.values()):
+            how = " and ".join(words for words, is_wrong in wrong.items() if is_wrong)
+            raise ConfigError(f"{run}: was trained {how}; train it: edgead train CONFIG --seed {seed} --out {run}")
     return Bundle.open(runs[0]).info.network, runs
 
 
