@@ -73,7 +73,7 @@ figcaption { font-weight: 600; }
 table { border-collapse: collapse; font-size: 14px; width: 100%; }
 th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
-td { overflow-wrap: break-word; } td code { overflow-wrap: break-word; }
+td { overflow-wrap: break-word; } td:not(:first-child) { overflow-wrap: anywhere; }
 th.n, td.n { text-align: right; padding: 5px 8px; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .place { margin: -5px -8px; padding: 5px 8px; } .place small { display: block; }
 .key { color: var(--soft); }
