@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 KINDS = ("memory", "pinned", "stream", "graph", "executable", "context", "stack")
 
 _HERE = "EDGEAD_DRIVER_STAND_IN"
@@ -58,6 +60,7 @@ def on_stand_in(test: _Test) -> _Test:
 
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:
+        pytest.importorskip("cuda.bindings", reason="cuda-python is not installed: pip install '.[tensorrt]'")
         if _HERE in os.environ:
             driver().fake_cuda_reset()
             test(*arguments, **named)

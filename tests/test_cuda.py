@@ -283,6 +283,7 @@ def test_without_a_library_it_says_what_to_install() -> None:
 
 
 def test_a_driver_older_than_the_library_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings", reason="cuda-python is not installed: pip install '.[tensorrt]'")
     build(tmp_path)
     code = (
         "from edgead.runtime.cuda import open_device as o\nd = o(prefer='cuda-python')\nwith d.current(): d.memory(1)"
