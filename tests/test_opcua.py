@@ -21,8 +21,10 @@ asyncua = pytest.importorskip("asyncua", reason="asyncua is not installed: pip i
 from asyncua import ua  # noqa: E402
 
 from edgead.bundle import Bundle, BundleInfo  # noqa: E402
+from edgead.output_config import OpcuaConfig  # noqa: E402
 from edgead.runtime.events import Event  # noqa: E402
 from edgead.runtime.outputs.feed import Feed  # noqa: E402
+from edgead.runtime.outputs.opcua_server import ReadOnlyServer  # noqa: E402
 from edgead.runtime.outputs.recipe import Recipe, recipe_of  # noqa: E402
 
 MACHINE_VISION = "http://opcfoundation.org/UA/MachineVision"
@@ -309,6 +311,22 @@ def test_a_client_reads_what_it_missed_over_restarts(tmp_path: Path) -> None:
         end.join(30)
     folders = {path.name for path in tmp_path.rglob("*") if path.is_dir()}
     assert folders == {"out", "outbox"}
+
+
+def test_nobody_is_let_in_before_the_server_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    listening: list[Any] = []
+    listen = socket.socket.listen
+    monkeypatch.setattr(socket.socket, "listen", lambda *arguments: (listening.append(arguments), listen(*arguments)))
+
+    async def live() -> None:
+        server = ReadOnlyServer(OpcuaConfig(port=free_port()), station="press", note=print)
+        await server.init()
+        assert not listening
+        await server.start()
+        assert listening
+        await server.stop()
+
+    asyncio.run(live())
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:

@@ -162,7 +162,9 @@ class ReadOnlyServer(Server):
             await self._load_certificate()
             self.set_security_policy([policies.Basic256Sha256_SignAndEncrypt, policies.Basic256Sha256_Sign])
         loop = asyncio.get_running_loop()
-        (await loop.create_server(asyncio.Protocol, self._config.host, self._config.port)).close()
+        address = self._config.host, self._config.port
+        # bound, never listening: a client that comes now is refused and tries again, not let in and cut off
+        (await loop.create_server(asyncio.Protocol, *address, start_serving=False)).close()
         await super().init(shelf_file)
 
     async def _load_certificate(self) -> None:
