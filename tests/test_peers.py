@@ -436,9 +436,9 @@ def test_our_runs_are_measured_like_peers(
     assert run(monkeypatch, tiles, *words, tiles / "beside.json", "--seeds", "1") == 0
     found = results.read(tiles / "beside.json")
     assert f"--ours {ours} --methods padim --seeds 1 --save" in found.command
-    assert [row["method"] for row in found.rows] == ["padim", "cfrg-lite0"]
+    assert [row["method"] for row in found.rows] == ["padim", "cfrg-lite0-64"]
     assert set(found.rows[0]) == set(found.rows[1])
-    assert found.conditions["methods"]["cfrg-lite0"]["epochs"] == 1
+    assert found.conditions["methods"]["cfrg-lite0-64"]["epochs"] == 1
     assert run(monkeypatch, tiles, *words, tiles / "more.json", "--seeds", "2") == 2
     assert "ours-1" in capsys.readouterr().err
     shutil.copytree(tiles / "ours-0", tiles / "ours-1")

@@ -7,10 +7,10 @@
 
 The first fits and measures every method and seed that the file does not hold yet, so a run that was killed goes on
 where it was. Each method's first seed is kept as a bundle; ``edgead quantize`` makes its INT8. Ours are runs of
-``edgead train --seed SEED --out PREFIX-SEED`` on the same images, each at its own size. The second measures the speed
-of what was kept, and of our first seeds, in turns: on a quiet machine. Names of methods that end in ``-deep`` tap the
-teacher at strides 8, 16 and 32, as cfrg-lite0 does, instead of 4, 8 and 16, as the papers do; padim-coarse besides
-has one Gaussian every 16 pixels.
+``edgead train --seed SEED --out PREFIX-SEED`` on the same images, each at its own size, which is named where it is not
+the network's usual one: cfrg-nano0-128. The second measures the speed of what was kept, and of our first seeds, in
+turns: on a quiet machine. Names of methods that end in ``-deep`` tap the teacher at strides 8, 16 and 32, as
+cfrg-lite0 does, instead of 4, 8 and 16, as the papers do; padim-coarse besides has one Gaussian every 16 pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from benchmarks.peers.detector import DetectorRunner, Good
 from benchmarks.peers.keeping import keep
 from benchmarks.peers.measuring import METHODS, VARIANTS
 from benchmarks.peers.record import Record
-from benchmarks.peers.speed import bundles, measure_speed
+from benchmarks.peers.speed import bundles, measure_speed, title
 from edgead.bundle import Bundle, BundleInfo
 from edgead.cfrg.train import keep_freed_memory
 from edgead.config import TrainConfig, load_train
@@ -161,7 +161,7 @@ def _good(config: TrainConfig, dataset: Dataset) -> Good:
 
 
 def _runs(prefix: Path, config: TrainConfig, seeds: int) -> tuple[str, list[Path]]:
-    """Return the network of our runs and their folders, by seed.
+    """Return the title of our runs and their folders, by seed.
 
     Raises:
         ConfigError: a run of other images, another seed or another recipe than the first.
@@ -180,7 +180,7 @@ def _runs(prefix: Path, config: TrainConfig, seeds: int) -> tuple[str, list[Path
         if any(wrong.values()):
             how = " and ".join(words for words, is_wrong in wrong.items() if is_wrong)
             raise ConfigError(f"{run}: was trained {how}; train it: edgead train CONFIG --seed {seed} --out {run}")
-    return Bundle.open(runs[0]).info.network, runs
+    return title(Bundle.open(runs[0]).info), runs
 
 
 def _recipe(run: Path) -> dict[str, Any]:

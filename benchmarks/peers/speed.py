@@ -1,4 +1,4 @@
-"""Speed of peers beside ``cfrg-lite0``: all in one run, in turns, on ONNX Runtime and OpenVINO."""
+"""Speed of peers beside our networks: all in one run, in turns, on ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed import Images, measure, ratio
-from edgead.bundle import Bundle
+from edgead.bundle import Bundle, BundleInfo
+from edgead.config import SIZES
 from edgead.errors import DataError
 from edgead.runtime.open import open_runner
 from edgead.runtime.runner import Runner
@@ -17,15 +18,21 @@ ARTEFACTS = ("fp32", "int8")
 BACKENDS = ("onnxruntime", "openvino")
 
 
+def title(info: BundleInfo) -> str:
+    """Name a method: its network, and the size of its images where it is not the network's own."""
+    size = info.size_hw[0]
+    return info.network if size == SIZES.get(info.network, size) else f"{info.network}-{size}"
+
+
 def bundles(folder: Path, *more: Path) -> dict[str, Bundle]:
-    """Open the peers of a folder, and further bundles, by the name of their network.
+    """Open the peers of a folder, and further bundles, by their titles.
 
     Raises:
         DataError: the folder holds no bundle.
         ArtefactError: a damaged bundle.
     """
     paths = [*sorted(path.parent for path in folder.glob("*/bundle.json")), *more]
-    found = {bundle.info.network: bundle for bundle in map(Bundle.open, paths)}
+    found = {title(bundle.info): bundle for bundle in map(Bundle.open, paths)}
     if not found:
         raise DataError(f"{folder}: no peers kept there; measure their accuracy first, with --keep {folder}")
     return found
@@ -38,7 +45,7 @@ def measure_speed(
 
     Returns:
         A row a method, artefact and backend, with ``times_ours``: frames per second as a multiple of the fastest
-        ``cfrg-lite0`` in the run, where there is one.
+        of ours in the run, where there is one.
 
     Raises:
         ArtefactError: a model that cannot be opened or run.
