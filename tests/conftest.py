@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,12 @@ from edgead.bundle import Bundle, BundleInfo
 pytest_plugins = ("skips", "workers")
 
 SIZE = 64
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, which some tests send, to children too, where a shell started all in the background, deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
