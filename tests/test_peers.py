@@ -27,7 +27,7 @@ from benchmarks.peers.patchcore import PatchCore, PatchCoreDetector, coreset
 from benchmarks.peers.rd4ad import RD4AD, disagreement, distillation
 from benchmarks.peers.record import Record
 from benchmarks.peers.speed import bundles, measure_speed
-from benchmarks.peers.stfpm import STFPM, difference, discrepancy
+from benchmarks.peers.stfpm import STFPM, difference, discrepancy, mean_map
 from edgead.bundle import BundleInfo
 from edgead.cli import main as edgead
 from edgead.config import load_train
@@ -230,6 +230,16 @@ def test_stfpm_multiplies_its_levels(good: Good) -> None:
     large = [cv2.resize(level, (64, 64), interpolation=cv2.INTER_LINEAR) for level in small]
     np.testing.assert_allclose(anomaly_map[0].numpy(), np.prod(large, axis=0), rtol=1e-3, atol=1e-5)
     assert float(score) == float(anomaly_map.max())
+
+
+def test_stfpm_keeps_the_epoch_that_held_out_images_prefer(good: Good) -> None:
+    notes: list[str] = []
+    hasty = STFPM(epochs=4, batch=6, learning_rate=2.0)  # it gets worse on the way
+    detector = hasty.fit(good, seed=0, advance=lambda _, note="": notes.append(note))
+    found = [float(note.split()[6].rstrip(",")) for note in notes if note.startswith("epoch")]
+    assert len(found) == 4
+    assert min(found) < found[-1]
+    assert mean_map(detector, good.validation) == pytest.approx(min(found), rel=1e-2)
 
 
 def test_reverse_distillation_compares_by_cosine() -> None:
