@@ -27,7 +27,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
     real = [point for point in points if not point.projected]
     projected = [point for point in points if point.projected]
-    figure = Figure(figsize=(21 if projected else 14, 6.5), layout="constrained")
+    figure = Figure(figsize=(21 if projected else 14, 7.5), layout="constrained")
     panels = figure.subplots(1, len(_METRICS) + bool(projected), squeeze=False)[0]
     for axes, (metric, front, title) in zip(panels, _METRICS, strict=False):
         _measured(axes, real, metric, front)
@@ -40,7 +40,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
 
 def _measured(axes: Any, points: Sequence[Point], metric: str, front: str) -> None:
-    """Draw frames a second against a metric; only what leads is named, or names would lie over each other."""
+    """Draw frames a second against a metric; what leads is numbered, and named below."""
     from matplotlib.ticker import LogLocator
 
     shown = [point for point in points if getattr(point, metric) is not None]
@@ -52,18 +52,19 @@ def _measured(axes: Any, points: Sequence[Point], metric: str, front: str) -> No
     leading = sorted((point for point in shown if getattr(point, front)), key=lambda point: point.fps)
     values = [getattr(point, metric) for point in leading]
     axes.plot([point.fps for point in leading], values, color="0.5", lw=1, zorder=0, label="Pareto front")
-    for index, point in enumerate(leading):
+    for number, point in enumerate(leading, 1):
+        place = (point.fps, getattr(point, metric))
+        axes.annotate(f"{number}", place, textcoords="offset points", xytext=(0, 7), ha="center", fontsize=9)
         name = f"{point.run} {point.artefact}@{point.backend}, batch {point.batch}, {point.threads} threads"
-        place, offset = (point.fps, getattr(point, metric)), (-6, 9 if index % 2 else -15)
-        axes.annotate(name, place, textcoords="offset points", xytext=offset, ha="right", fontsize=8)
+        axes.plot([], [], ls="", marker=f"${number}$", color="black", label=name)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("images a second")
     axes.grid(True, which="both", alpha=0.25)
-    axes.margins(0.2)
-    axes.legend(fontsize=8, loc="best")
+    axes.margins(0.12)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
 
 
 def _projected(axes: Any, points: Sequence[Point]) -> None:
