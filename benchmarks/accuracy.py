@@ -171,7 +171,7 @@ def main() -> int:
 def _config(options: argparse.Namespace) -> TrainConfig:
     config = load_train(options.config)
     root = options.root / config.dataset.root.name if config.dataset.kind == "manifest" else options.root
-    values = {**config.model_dump(), "dataset": {**config.dataset.model_dump(), "root": root}}
+    values = {**config.model_dump(exclude_unset=True), "dataset": {**config.dataset.model_dump(), "root": root}}
     for name in ("epochs", "network"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)

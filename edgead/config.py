@@ -35,9 +35,10 @@ def _path_or_url(value: str, info: ValidationInfo) -> str:
 
 CameraUri = Annotated[str, AfterValidator(_uri_from_file)]
 PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
-NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-lite0", "cfrg-nano0"]
-SIZES: dict[str, int] = {"cfrg-wrn50": 256, "cfrg-r18": 256, "cfrg-lite0": 256, "cfrg-nano0": 192}
+NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-duo0", "cfrg-lite0", "cfrg-nano0"]
+SIZES: dict[str, int] = {"cfrg-wrn50": 256, "cfrg-r18": 256, "cfrg-duo0": 256, "cfrg-lite0": 256, "cfrg-nano0": 192}
 """Side of the images that a network is made for, pixels."""
+SegmentationLoss = Literal["cross-entropy", "focal-dice"]
 
 
 class DatasetConfig(Section):
@@ -65,17 +66,24 @@ class DatasetConfig(Section):
         )
 
 
+def _network(given: dict[str, Any]) -> str:
+    """Return the network of a configuration whose later keys are still to be filled in."""
+    return str(given.get("network", "cfrg-lite0"))  # a wrong name is told as such, not as a missing key
+
+
 class TrainConfig(Section):
     """One training: train.yaml.
 
     Attributes:
         size: height and width of the network's images, pixels; a multiple of 32. 256 where it is not given, but 192 for
-            ``cfrg-nano0``.
+            ``cfrg-nano0``. Besides, ``cfrg-duo0`` has synthesis ``"wide"`` and the loss ``"focal-dice"``.
         learning_rate: the largest; ``schedule`` says how it falls.
         schedule: ``"one-cycle"`` warms up and follows a cosine; ``"steps"`` is the reference's 1, 0.2, 0.04.
         clean_share: share of the images that a step leaves uncorrupted.
         synthesis: ``"reference"`` corrupts by textures under Perlin masks; ``"rich"`` also by scratches, shifted
-            patches and shading.
+            patches and shading; ``"wide"`` also by patches of other Good images, cracks and spots, and varies the Good
+            images themselves: mirrored, turned and moved a little, re-exposed.
+        segmentation_loss: ``"cross-entropy"`` is the paper's; ``"focal-dice"`` weighs rare and doubtful pixels more.
         fusion: ``"balanced"`` weights the parts of the anomaly map by their spread on held-out Good images; ``"sum"``
             adds them as the paper does.
         statistics: ``"positions"`` adds the distance of the teacher's features from what Good images have at the same
@@ -88,7 +96,7 @@ class TrainConfig(Section):
 
     network: NetworkName = "cfrg-lite0"
     dataset: DatasetConfig
-    size: int = Field(default=256, ge=64, le=4096, multiple_of=32)
+    size: int = Field(default_factory=lambda given: SIZES[_network(given)], ge=64, le=4096, multiple_of=32)
     epochs: int = Field(default=50, ge=1)
     batch: int = Field(default=16, ge=2)
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -96,7 +104,12 @@ class TrainConfig(Section):
     weight_decay: float = Field(default=1e-4, ge=0)
     seed: int = Field(default=42, ge=0, lt=2**32)
     clean_share: float = Field(default=0.2, ge=0, lt=1)
-    synthesis: Literal["reference", "rich"] = "rich"
+    synthesis: Literal["reference", "rich", "wide"] = Field(
+        default_factory=lambda given: "wide" if _network(given) == "cfrg-duo0" else "rich"
+    )
+    segmentation_loss: SegmentationLoss = Field(
+        default_factory=lambda given: "focal-dice" if _network(given) == "cfrg-duo0" else "cross-entropy"
+    )
     fusion: Literal["balanced", "sum"] = "balanced"
     statistics: Literal["positions", "none"] = "positions"
     jitter: float = Field(default=0.0, ge=0, le=1)
@@ -105,13 +118,6 @@ class TrainConfig(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     workers: int = Field(default=0, ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _size_of_the_network(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "size" not in values and values.get("network") in list(SIZES):
-            return {**values, "size": SIZES[values["network"]]}
-        return values
 
 
 class CameraConfig(Section):

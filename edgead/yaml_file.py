@@ -37,7 +37,9 @@ def check(model: type[_Model], values: object, *, name: str, folder: Path | None
         return model.model_validate(values, context={"folder": folder})
     except ValidationError as error:
         # A misspelt key is missing under its own name too: that it is unknown says more.
-        first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        # Defaults that wait for a key that is wrong are no errors of the file's own.
+        found = [each for each in error.errors() if each["type"] != "default_factory_not_called"]
+        first, *others = sorted(found, key=lambda each: each["type"] != "extra_forbidden")
         more = f" (and {len(others)} more)" if others else ""
         raise ConfigError(f"{name}: {_describe(model, first)}{more}") from error
 

@@ -65,6 +65,7 @@ def test_the_reference_does_the_arithmetic_of_the_paper(reference: Cfrg) -> None
     ("network", "size", "gmac", "count"),
     [
         ("cfrg-r18", 256, 3.7194, 7_280_977),
+        ("cfrg-duo0", 256, 1.0439, 5_906_057),
         ("cfrg-lite0", 256, 0.5853, 3_618_213),
         ("cfrg-nano0", 256, 0.4797, 2_697_223),
         ("cfrg-nano0", 192, 0.2698, 2_697_223),
@@ -80,8 +81,9 @@ def test_the_light_networks_are_an_order_lighter(network: str, size: int, gmac: 
         assert teacher.shape == student.shape == recovery.shape
 
 
-def test_every_trainable_parameter_learns() -> None:
-    cfrg = build("cfrg-lite0", 64).train()
+@pytest.mark.parametrize("network", ["cfrg-duo0", "cfrg-lite0"])
+def test_every_trainable_parameter_learns(network: str) -> None:
+    cfrg = build(network, 64).train()
     image = torch.randn(2, 3, 64, 64)
     mask = (torch.rand(2, 1, 64, 64) > 0.9).float()
     losses.losses(cfrg(image), cfrg.teacher(torch.randn_like(image)), mask).total.backward()
@@ -155,6 +157,19 @@ def test_the_losses_follow_their_formulas() -> None:
     assert float(losses.segmentation_loss(logits, mask)) == pytest.approx(float(entropy), rel=1e-5)
 
 
+def test_focal_and_dice_loss_by_an_independent_sum() -> None:
+    rng = np.random.default_rng(3)
+    logits, mask = rng.normal(size=(2, 1, 4, 4)), (rng.random((2, 1, 8, 8)) < 0.3).astype(np.float64)
+    cells = mask.reshape(2, 1, 4, 2, 4, 2).transpose(0, 1, 2, 4, 3, 5).reshape(2, 1, 4, 4, 4)
+    target = (cells.max(-1) + cells.mean(-1)) / 2
+    found = 1 / (1 + np.exp(-logits))
+    entropy = -(target * np.log(found) + (1 - target) * np.log(1 - found))
+    dice = 1 - (2 * (found * target).sum() + 1) / (found.sum() + target.sum() + 1)
+    wanted = 4 * (entropy * np.abs(found - target)).mean() + dice
+    loss = losses.focal_dice_loss(torch.tensor(logits), torch.tensor(mask, dtype=torch.float32))
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_perlin_masks_have_the_statistics_of_the_reference() -> None:
     rng = np.random.default_rng(0)
     shares = np.array([synthesis.perlin_mask(rng, (256, 256)).mean() for _ in range(600)])
@@ -162,18 +177,18 @@ def test_perlin_masks_have_the_statistics_of_the_reference() -> None:
     assert 0.02 < (shares == 0).mean() < 0.08  # the reference: 4.7 % empty
 
 
-@pytest.mark.parametrize("rich", [False, True])
-def test_corruption_changes_only_what_its_mask_says(rich: bool) -> None:
+@pytest.mark.parametrize("kinds", ["reference", "rich", "wide"])
+def test_corruption_changes_only_what_its_mask_says(kinds: synthesis.Synthesis) -> None:
     image = np.random.default_rng(1).integers(60, 200, (96, 96, 3), dtype=np.uint8)
     source = synthesis.textures(None)
     changed = 0
     for seed in range(60):
-        corrupted, mask = synthesis.corrupt(image, np.random.default_rng(seed), source, rich=rich)
-        again, _ = synthesis.corrupt(image, np.random.default_rng(seed), source, rich=rich)
+        corrupted, mask = synthesis.corrupt(image, np.random.default_rng(seed), source, synthesis=kinds)
+        again, _ = synthesis.corrupt(image, np.random.default_rng(seed), source, synthesis=kinds)
         assert np.array_equal(corrupted, again)
         difference = np.abs(corrupted.astype(int) - image).max(2)
         changed += bool((difference[mask] > 0).any())
-        if not rich:
+        if kinds == "reference":
             assert not difference[~mask].any()
     assert changed > 40
 
@@ -192,7 +207,7 @@ def test_batches_depend_on_seed_and_epoch_alone_and_are_dealt_without_overlap() 
         EpochBatches(3, 4, 1, rank=0, ranks=2)
 
 
-@pytest.mark.parametrize("network", ["cfrg-r18", "cfrg-lite0", "cfrg-nano0"])
+@pytest.mark.parametrize("network", ["cfrg-r18", "cfrg-duo0", "cfrg-lite0", "cfrg-nano0"])
 def test_checkpoints_come_back_as_they_were(network: str, tmp_path: Path) -> None:
     cfrg = build(network, 64)
     checkpoint.save(cfrg, tmp_path / "c.pt", seed=3)
@@ -251,6 +266,16 @@ def test_lite0_knows_imagenet(network: str) -> None:
     assert not torch.equal(random, cfrg.teacher.state_dict()["_conv_stem.weight"])
     assert cfrg.teacher.mean == (127.0, 127.0, 127.0)
     assert isinstance(cfrg.teacher, backbones.EfficientNet)
+
+
+def test_the_student_of_duo0_begins_as_its_teacher_and_keeps_its_batch_norms() -> None:
+    cfrg = build("cfrg-duo0", 64)
+    checkpoint.load_teacher(cfrg, None)
+    teacher, student = cfrg.teacher.state_dict(), cfrg.student.state_dict()
+    assert all(torch.equal(teacher[name], student[name]) for name in teacher)
+    cfrg.train()(torch.randn(2, 3, 64, 64))
+    assert all(torch.equal(student[name], value) for name, value in cfrg.student.state_dict().items())
+    assert all(p.requires_grad for p in cfrg.student.parameters())
 
 
 def test_unknown_networks_and_sizes_are_refused() -> None:

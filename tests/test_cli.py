@@ -364,6 +364,9 @@ def test_own_good_images_train_with_a_yaml_flags_win_and_resume_needs_neither(ru
     untested = run("evaluate", out, "--artefact", "checkpoint")
     assert untested.code == 2
     assert "has no test images" in untested.err
+    assert run("train", config, "--epochs", "1", "--network", "cfrg-duo0", "--out", tmp_path / "duo").code == 0
+    recipe = yaml.safe_load((tmp_path / "duo" / "train.yaml").read_text())  # what the file leaves out follows the flag
+    assert (recipe["size"], recipe["synthesis"], recipe["segmentation_loss"]) == (64, "wide", "focal-dice")
 
 
 def test_two_categories_need_a_choice(run: Run, tmp_path: Path) -> None:
@@ -399,4 +402,4 @@ def test_a_demo_does_not_mix_with_another_one(run: Run, tmp_path: Path) -> None:
 
 def test_bench_networks_names_what_it_wants(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--networks", " , "]) == 2
-    assert "expected names such as cfrg-wrn50, cfrg-r18, cfrg-lite0" in capsys.readouterr().err
+    assert "expected names such as cfrg-wrn50, cfrg-r18, cfrg-duo0, cfrg-lite0" in capsys.readouterr().err

@@ -107,6 +107,19 @@ def test_a_wrong_training_is_refused_in_one_line(tmp_path: Path, text: str, word
     refused(TrainConfig, tmp_path, text, words)
 
 
+def test_a_network_brings_what_it_is_made_for_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    def kinds(text: str) -> tuple[int, str, str]:
+        path = tmp_path / "train.yaml"
+        path.write_text(TRAIN + text)
+        found = load_train(path)
+        return found.size, found.synthesis, found.segmentation_loss
+
+    assert kinds("") == (256, "rich", "cross-entropy")
+    assert kinds("network: cfrg-nano0\n") == (192, "rich", "cross-entropy")
+    assert kinds("network: cfrg-duo0\n") == (256, "wide", "focal-dice")
+    assert kinds("network: cfrg-duo0\nsynthesis: rich\nsize: 128\n") == (128, "rich", "focal-dice")
+
+
 def refused(model: type[StationConfig] | type[TrainConfig], folder: Path, text: str, words: list[str]) -> None:
     path = write(folder, text)
     with pytest.raises(ConfigError) as caught:

@@ -167,7 +167,7 @@ def test_it_computes_what_torch_computes_in_half(
         recovery = list(cfrg.recovery(teacher))
         distances = cfrg.cosine(teacher, student, recovery)
         halved = type(distances)(*([level.half() for level in each] for each in distances))
-        logits = cfrg.segmentation(teacher, halved)
+        logits = cfrg.segmentation(teacher, student, halved)
         assert logits.dtype == torch.float16
         assert cfrg.statistics is not None
         whole_output = Output(teacher, student, recovery, distances, logits, cfrg.statistics(teacher))

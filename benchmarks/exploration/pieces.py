@@ -14,16 +14,16 @@ from edgead.cfrg.segmentation import LightSegmentation
 class DetachedSegmentation(LightSegmentation):
     """Gates that do not train what they are made of: the segmentation's loss stops at the disagreements."""
 
-    def forward(self, teacher: list[Tensor], disagreement: Disagreement) -> Tensor:
+    def forward(self, teacher: list[Tensor], student: list[Tensor], disagreement: Disagreement) -> Tensor:
         """Map teacher levels and their disagreements ``(N, 1, h_i, w_i)`` to logits ``(N, 1, h_0, w_0)``."""
-        student, recovery = ([each.detach() for each in levels] for levels in disagreement)
-        return super().forward(teacher, Disagreement(student, recovery))
+        imitated, recovered = ([each.detach() for each in levels] for levels in disagreement)
+        return super().forward(teacher, student, Disagreement(imitated, recovered))
 
 
 class UngatedSegmentation(LightSegmentation):
     """No gate: the reduced teacher features and the two disagreements side by side."""
 
-    def forward(self, teacher: list[Tensor], disagreement: Disagreement) -> Tensor:
+    def forward(self, teacher: list[Tensor], _student: list[Tensor], disagreement: Disagreement) -> Tensor:
         """Map teacher levels and their disagreements ``(N, 1, h_i, w_i)`` to logits ``(N, 1, h_0, w_0)``."""
         x: Tensor | None = None
         for level in reversed(range(len(teacher))):
@@ -40,7 +40,7 @@ class SummedSegmentation(nn.Module):
         super().__init__()
         self.weigh = nn.ModuleList(nn.Conv2d(3, 1, 1) for _ in range(levels))
 
-    def forward(self, teacher: list[Tensor], disagreement: Disagreement) -> Tensor:
+    def forward(self, teacher: list[Tensor], _student: list[Tensor], disagreement: Disagreement) -> Tensor:
         """Map the disagreements of teacher levels ``(N, 1, h_i, w_i)`` to logits ``(N, 1, h_0, w_0)``."""
         x: Tensor | None = None
         for level in reversed(range(len(teacher))):

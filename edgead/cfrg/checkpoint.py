@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from edgead import __version__
+from edgead.cfrg.backbones import EfficientNet
 from edgead.cfrg.model import Cfrg, build
+from edgead.cfrg.student import TunedStudent
 from edgead.errors import ArtefactError, MissingError
 
 FORMAT = 1
@@ -104,12 +106,14 @@ def load_teacher(cfrg: Cfrg, source: str | None) -> str:
         ArtefactError: the weights do not fit the teacher.
         MissingError: they cannot be had from their standard source.
     """
-    if source is None and cfrg.network in ("cfrg-lite0", "cfrg-nano0"):
+    if source is None and isinstance(cfrg.teacher, EfficientNet):
         source = _lite0_file()
     source = source or _TORCHVISION[cfrg.network]
     state = _download(source) if source.startswith(("http://", "https://")) else read(Path(source), _OTHER_TEACHER)
     _fill(cfrg.teacher, state, source, cfrg.teacher.unused)
     refuse_non_finite(cfrg.teacher, source, _OTHER_TEACHER)
+    if isinstance(cfrg.student, TunedStudent):
+        cfrg.student.load_state_dict(cfrg.teacher.state_dict())
     return source
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from edgead import images
-from edgead.cfrg.synthesis import Textures, corrupt
+from edgead.cfrg import defects
+from edgead.cfrg.synthesis import Synthesis, Textures, corrupt
 from edgead.datasets.sample import Sample
 from edgead.errors import ConfigError
 
@@ -35,7 +36,7 @@ class TrainingImages(Dataset[Batch]):
     Args:
         size_hw: height and width of the network's images.
         clean_share: share of the images left as they are, 0..1.
-        rich: also corrupt by scratches, shifted patches and shading.
+        synthesis: kinds of corruption; ``"wide"`` also varies the images as the next Good part may vary.
         jitter: largest relative change of gain and gamma applied to clean and corrupted image alike, 0..1.
     """
 
@@ -47,11 +48,11 @@ class TrainingImages(Dataset[Batch]):
         *,
         seed: int,
         clean_share: float,
-        rich: bool,
+        synthesis: Synthesis,
         jitter: float,
     ) -> None:
         self._textures, self._seed = textures, seed
-        self._clean_share, self._rich, self._jitter = clean_share, rich, jitter
+        self._clean_share, self._synthesis, self._jitter = clean_share, synthesis, jitter
         with ThreadPoolExecutor(4) as pool:
             self._images = list(pool.map(lambda s: images.resize(images.read_image(s.image), size_hw), samples))
 
@@ -66,23 +67,18 @@ class TrainingImages(Dataset[Batch]):
     def __getitem__(self, key: Key) -> Batch:
         rng = np.random.default_rng((self._seed, *key))
         clean = self._images[key[1]]
+        donor: images.Image | None = None
+        if self._synthesis == "wide":
+            clean, donor = (defects.vary(image, rng) for image in (clean, self._images[rng.integers(len(self))]))
         if self._jitter:
-            clean = _expose(clean, rng, self._jitter)
+            clean = defects.expose(clean, rng, self._jitter)
         if rng.random() < self._clean_share:
             corrupted, mask = clean, np.zeros(clean.shape[:2], bool)
         else:
-            corrupted, mask = corrupt(clean, rng, self._textures, rich=self._rich)
+            corrupted, mask = corrupt(clean, rng, self._textures, synthesis=self._synthesis, donor=donor)
         return Batch(
             torch.from_numpy(clean), torch.from_numpy(corrupted), torch.from_numpy(mask.astype(np.float32))[None]
         )
-
-
-def _expose(image: images.Image, rng: np.random.Generator, jitter: float) -> images.Image:
-    """Change gain and gamma as an ageing lamp or another exposure would."""
-    gain, gamma = np.exp(rng.uniform(-jitter, jitter, 2))
-    table = np.clip(255 * gain * (np.arange(256) / 255) ** gamma, 0, 255).astype(np.uint8)
-    exposed: images.Image = table[image]
-    return exposed
 
 
 class EpochBatches(Sampler[list[Key]]):

@@ -1,7 +1,8 @@
-"""The three losses of CFRG (3CAD, AAAI 2025), summed with weight 1."""
+"""The three losses of CFRG (3CAD, AAAI 2025), summed with weight 1, and another one for the segmentation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgead.cfrg.model import Output
+from edgead.config import SegmentationLoss
 
 
 class Losses(NamedTuple):
@@ -24,18 +26,24 @@ class Losses(NamedTuple):
         return self.distillation + self.recovery + self.segmentation
 
 
-def losses(output: Output, clean_teacher: list[Tensor], mask: Tensor) -> Losses:
+def losses(
+    output: Output, clean_teacher: list[Tensor], mask: Tensor, *, segmentation: SegmentationLoss = "cross-entropy"
+) -> Losses:
     """Compute the losses of a corrupted batch.
 
     Args:
         output: of the corrupted images.
         clean_teacher: teacher levels of the same images before corruption.
         mask: ``(N, 1, H, W)`` in {0, 1}, 1 where corrupted.
+        segmentation: ``"cross-entropy"`` is the paper's; ``"focal-dice"`` weighs rare and doubtful pixels more.
     """
+    of_logits: Callable[[Tensor, Tensor], Tensor] = (
+        segmentation_loss if segmentation == "cross-entropy" else focal_dice_loss
+    )
     return Losses(
         distillation_loss(output.disagreement.student, mask),
         recovery_loss(output.recovery, clean_teacher),
-        segmentation_loss(output.logits, mask),
+        of_logits(output.logits, mask),
     )
 
 
@@ -62,3 +70,17 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Take the binary cross entropy; the target of a logit is the share of its area that the mask covers."""
     target = mask if logits.shape == mask.shape else F.adaptive_avg_pool2d(mask, (logits.shape[2], logits.shape[3]))
     return F.binary_cross_entropy_with_logits(logits.float(), target)
+
+
+def focal_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Sum the focal loss (Lin et al., ICCV 2017; gamma 1, times 4) and the dice loss (Milletari et al., 3DV 2016).
+
+    A logit's target is the mean of the mask's share of its area and of its maximum there, so that a line finer than the
+    area counts.
+    """
+    logits, size = logits.float(), (logits.shape[2], logits.shape[3])
+    target = (F.adaptive_max_pool2d(mask, size) + F.adaptive_avg_pool2d(mask, size)) / 2
+    found = logits.sigmoid()
+    focal = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * (found - target).abs()
+    dice = 1 - (2 * (found * target).sum() + 1) / (found.sum() + target.sum() + 1)
+    return 4 * focal.mean() + dice

@@ -21,7 +21,7 @@ from edgead.cfrg.cosine import CosineHead, Disagreement
 from edgead.cfrg.recovery import LightRecovery, ReferenceRecovery
 from edgead.cfrg.segmentation import LightSegmentation, ReferenceSegmentation
 from edgead.cfrg.statistics import PositionStatistics
-from edgead.cfrg.student import LightStudent, ReferenceStudent
+from edgead.cfrg.student import LightStudent, ReferenceStudent, TunedStudent
 from edgead.config import NetworkName
 from edgead.errors import ConfigError, nearest
 
@@ -89,7 +89,7 @@ class Cfrg(nn.Module):
         student = self.student(image)
         recovery = self.recovery(teacher)
         disagreement = self.cosine(teacher, student, recovery)
-        logits = self.segmentation(teacher, disagreement)
+        logits = self.segmentation(teacher, student, disagreement)
         distances = [] if self.statistics is None or self.training else self.statistics(teacher)
         return Output(teacher, student, recovery, disagreement, logits, distances)
 
@@ -120,6 +120,7 @@ def build(network: str, size: int = 256, *, statistics: bool = False) -> Cfrg:
     builders: dict[str, Callable[[tuple[int, int]], Cfrg]] = {
         "cfrg-wrn50": _wrn50,
         "cfrg-r18": _r18,
+        "cfrg-duo0": _duo0,
         "cfrg-lite0": _lite0,
         "cfrg-nano0": _nano0,
     }
@@ -144,6 +145,16 @@ def _r18(size_hw: tuple[int, int]) -> Cfrg:
     student = LightStudent(teacher.channels, teacher.strides, 32)
     recovery = LightRecovery(teacher.channels, (64, 128, 256), 256)
     return Cfrg("cfrg-r18", teacher, student, recovery, LightSegmentation(teacher.channels, 64), size_hw)
+
+
+def _duo0(size_hw: tuple[int, int]) -> Cfrg:
+    # ImageNet's features change with light and place as much as with defects. A student that begins with them, and is
+    # taught by defects on Good images that vary, tells the two apart; the segmentation reads it beside the gates.
+    teacher = EfficientNet((4, 10, 14), lite=True)
+    student = TunedStudent((4, 10, 14))
+    recovery = LightRecovery(teacher.channels, (32, 64, 128), 128)
+    segmentation = LightSegmentation(teacher.channels, 48, student=True)
+    return Cfrg("cfrg-duo0", teacher, student, recovery, segmentation, size_hw)
 
 
 def _lite0(size_hw: tuple[int, int]) -> Cfrg:

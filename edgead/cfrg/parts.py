@@ -78,4 +78,4 @@ class _Segmentation(nn.Module):
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         count = len(inputs) // 3
         teacher, student, recovery = inputs[:count], inputs[count : 2 * count], inputs[2 * count :]
-        return [self.segmentation(teacher, self.cosine(teacher, student, recovery))]
+        return [self.segmentation(teacher, student, self.cosine(teacher, student, recovery))]

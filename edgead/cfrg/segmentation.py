@@ -38,7 +38,7 @@ class ReferenceSegmentation(nn.Module):
         self.up3, self.up4 = _Up(256, 128, 0), _Up(128, 64, 0)
         self.final = nn.Conv2d(64, 1, 3, padding=1)
 
-    def forward(self, teacher: list[Tensor], disagreement: Disagreement) -> Tensor:
+    def forward(self, teacher: list[Tensor], _student: list[Tensor], disagreement: Disagreement) -> Tensor:
         """Map teacher levels and their disagreements ``(N, 1, h_i, w_i)`` to logits ``(N, 1, H, W)``."""
         gated1, gated2, gated3 = (
             level * (recovered * imitated)  # the gate first: it has one channel
@@ -59,20 +59,24 @@ class LightSegmentation(nn.Module):
     Args:
         channels: of the teacher's levels, finest first.
         width: inner channels at every level.
+        student: let it see the student's levels too, for a student that has learned what defects are.
     """
 
-    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+    def __init__(self, channels: tuple[int, ...], width: int, *, student: bool = False) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
-        self.merge = nn.ModuleList(nn.Sequential(*_convolution(width + 2, width)) for _ in channels)
+        self.own = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels if student)
+        inputs = width * (2 if student else 1) + 2
+        self.merge = nn.ModuleList(nn.Sequential(*_convolution(inputs, width)) for _ in channels)
         self.final = nn.Sequential(*_convolution(width, width), nn.Conv2d(width, 1, 1))
 
-    def forward(self, teacher: list[Tensor], disagreement: Disagreement) -> Tensor:
+    def forward(self, teacher: list[Tensor], student: list[Tensor], disagreement: Disagreement) -> Tensor:
         """Map teacher levels and their disagreements ``(N, 1, h_i, w_i)`` to logits ``(N, 1, h_0, w_0)``."""
         x: Tensor | None = None
         for level in reversed(range(len(teacher))):
             recovered, imitated = disagreement.recovery[level], disagreement.student[level]
             gated = self.reduce[level](teacher[level]) * (recovered * imitated)
-            y = self.merge[level](torch.cat([gated, recovered, imitated], 1))
+            own = [self.own[level](student[level])] if len(self.own) else []
+            y = self.merge[level](torch.cat([gated, recovered, imitated, *own], 1))
             x = y if x is None else y + F.interpolate(x, scale_factor=2.0, mode="nearest")
         return self.final(x)  # type: ignore[no-any-return]

@@ -70,3 +70,22 @@ class LightStudent(nn.Module):
             x = stage(x)
             levels.append(head(x))
         return levels
+
+
+class TunedStudent(EfficientNet):
+    """A second EfficientNet-Lite0 that begins with the teacher's weights; its batch norms stay as they are.
+
+    Args:
+        taps: indexes of its blocks, those of the teacher.
+    """
+
+    def __init__(self, taps: tuple[int, ...]) -> None:
+        super().__init__(taps, lite=True)
+
+    def train(self, mode: bool = True) -> TunedStudent:
+        """Set the training mode of all but the batch norms: a few hundred steps are too few for their statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self

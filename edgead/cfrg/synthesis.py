@@ -7,16 +7,17 @@ workers share the work.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from edgead import images
+from edgead.cfrg import defects
+from edgead.cfrg.defects import Field
 from edgead.errors import DataError
 
-Field = npt.NDArray[np.float32]  # (H, W)
+Synthesis = Literal["reference", "rich", "wide"]
 
 
 class Textures(Protocol):
@@ -109,17 +110,30 @@ def perlin_mask(rng: np.random.Generator, size_hw: tuple[int, int]) -> images.Ma
 
 
 def corrupt(
-    image: images.Image, rng: np.random.Generator, source: Textures, *, rich: bool
+    image: images.Image,
+    rng: np.random.Generator,
+    source: Textures,
+    *,
+    synthesis: Synthesis,
+    donor: images.Image | None = None,
 ) -> tuple[images.Image, images.Mask]:
     """Corrupt a Good image; returns the image and the mask of what changed (possibly empty).
 
     Args:
         image: uint8 ``(H, W, 3)``.
         source: where foreign textures come from.
-        rich: mix the reference's textures with scratches, patches of the image itself and shading.
+        synthesis: ``"reference"`` is the paper's textures; ``"rich"`` mixes them with scratches, patches of the image
+            itself and shading; ``"wide"`` mixes those with patches of other Good images, fine cracks and spots.
+        donor: another Good image of the same size, for ``"wide"``; None takes the patches from ``image``.
     """
+    if synthesis == "wide":
+        wide = rng.choice(4, p=(0.31, 0.31, 0.19, 0.19))
+        if wide == 1:
+            return defects.patch(image, image if donor is None else donor, rng)
+        if wide:
+            return (defects.crack if wide == 2 else defects.spot)(image, rng)
     size_hw = (image.shape[0], image.shape[1])
-    kind = rng.choice(4, p=(0.4, 0.25, 0.15, 0.2)) if rich else 0
+    kind = 0 if synthesis == "reference" else rng.choice(4, p=(0.4, 0.25, 0.15, 0.2))
     if kind == 1:
         return _scratch(image, rng)
     if kind == 2:

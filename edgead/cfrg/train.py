@@ -28,12 +28,14 @@ from edgead.cfrg.inspection import balance
 from edgead.cfrg.journal import Journal
 from edgead.cfrg.losses import Losses, losses
 from edgead.cfrg.model import Cfrg, build
+from edgead.cfrg.student import TunedStudent
 from edgead.cfrg.synthesis import textures
-from edgead.config import TrainConfig
+from edgead.config import SegmentationLoss, TrainConfig
 from edgead.datasets import Dataset
 from edgead.errors import ConfigError, TrainingError
 from edgead.progress import task
 
+_TUNED = 0.15  # of the learning rate, for weights that ImageNet taught
 _VALIDATED = 64  # images at most: enough for a curve
 _VALIDATIONS = 10  # a training
 _FITTED = 32  # images whose covariance is added up at once
@@ -83,7 +85,7 @@ def train(
     torch.manual_seed(config.seed)
     cfrg = _networks(config, networks)
     teacher = checkpoint.load_teacher(cfrg, config.teacher_weights)
-    learner = _Learner(cfrg)
+    learner = _Learner(cfrg, config.segmentation_loss)
     optimizer = _optimizer(config, cfrg)
     train_set, validation_set = (_images(config, dataset, split) for split in ("train", "validation"))
     batches = EpochBatches(len(train_set), config.batch, config.seed, rank=fabric.global_rank, ranks=fabric.world_size)
@@ -128,15 +130,15 @@ def _networks(config: TrainConfig, networks: Callable[[int], Cfrg] | None) -> Cf
 class _Learner(nn.Module):
     """What a parallel training wraps: a batch in, losses out."""
 
-    def __init__(self, cfrg: Cfrg) -> None:
+    def __init__(self, cfrg: Cfrg, segmentation_loss: SegmentationLoss) -> None:
         super().__init__()
-        self.cfrg = cfrg
+        self.cfrg, self.segmentation_loss = cfrg, segmentation_loss
         cfrg.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, batch: Batch) -> Losses:
         clean, corrupted = self.cfrg.normalise(batch.clean), self.cfrg.normalise(batch.corrupted)
         output = self.cfrg(corrupted, self.teach(corrupted))
-        return losses(output, self.teach(clean), batch.mask)
+        return losses(output, self.teach(clean), batch.mask, segmentation=self.segmentation_loss)
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> list[Tensor]:
@@ -169,7 +171,7 @@ def _epoch(
     sums = torch.zeros(3)
     for step, batch in enumerate(loader):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step)
+            group["lr"] = rate(step) * group["share"]
         parts = module(batch)
         total = parts.total
         if not bool(total.isfinite()):
@@ -217,8 +219,13 @@ def _rates(config: TrainConfig, before: int, total: int) -> Callable[[int], floa
 
 
 def _optimizer(config: TrainConfig, cfrg: Cfrg) -> torch.optim.Optimizer:
-    parameters = [p for p in cfrg.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, config.learning_rate, (0.5, 0.999), weight_decay=config.weight_decay)
+    shares: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in cfrg.named_parameters():
+        if parameter.requires_grad:
+            tuned = isinstance(cfrg.student, TunedStudent) and name.startswith("student.")
+            shares.setdefault(_TUNED if tuned else 1.0, []).append(parameter)
+    groups = [{"params": parameters, "share": share} for share, parameters in shares.items()]
+    return torch.optim.AdamW(groups, config.learning_rate, (0.5, 0.999), weight_decay=config.weight_decay)
 
 
 def _images(config: TrainConfig, dataset: Dataset, split: str) -> TrainingImages:
@@ -228,7 +235,7 @@ def _images(config: TrainConfig, dataset: Dataset, split: str) -> TrainingImages
         textures(config.textures),
         seed=config.seed + (split == "validation"),
         clean_share=config.clean_share,
-        rich=config.synthesis == "rich",
+        synthesis=config.synthesis,
         jitter=config.jitter,
     )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # Flags of edgead train that are keys of train.yaml under the same name: type and help.
 _TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("network", str, "cfrg-nano0, cfrg-lite0, cfrg-r18 or cfrg-wrn50 (cfrg-lite0)"),
+    ("network", str, "cfrg-nano0, cfrg-lite0, cfrg-duo0, cfrg-r18 or cfrg-wrn50 (cfrg-lite0)"),
     ("size", int, "height and width of the images, a multiple of 32 (256; cfrg-nano0 192)"),
     ("epochs", int, "passes over the Good images (50)"),
     ("batch", int, "images a step (16)"),
@@ -27,7 +27,8 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("weight-decay", float, "pull of the weights to zero (0.0001)"),
     ("seed", int, "of everything random (42)"),
     ("clean-share", float, "share of the images left uncorrupted (0.2)"),
-    ("synthesis", str, "kinds of synthetic defects: rich or reference (rich)"),
+    ("synthesis", str, "kinds of synthetic defects: reference, rich or wide (rich; cfrg-duo0 wide)"),
+    ("segmentation-loss", str, "cross-entropy or focal-dice (cross-entropy; cfrg-duo0 focal-dice)"),
     ("fusion", str, "balanced or sum: how the parts of the anomaly map are weighted (balanced)"),
     ("statistics", str, "positions or none: what Good images have at each place, beside CFRG (positions)"),
     ("jitter", float, "change of gain and gamma, for lamps that age (0)"),
@@ -144,7 +145,8 @@ def _train_config(wanted: argparse.Namespace) -> TrainConfig:
     source = wanted.config or (own if wanted.resume and own.exists() and "kind" not in dataset else None)
     if source is None and not {"kind", "root"} <= dataset.keys():
         raise ConfigError("which images? give a train.yaml, or --dataset KIND --root FOLDER --category NAME")
-    values = load_train(source).model_dump() if source else {}
+    # What the file leaves out is left to the network, which a flag may name.
+    values = load_train(source).model_dump(exclude_unset=True) if source else {}
     if "devices" in flags and str(flags["devices"]).isdecimal():
         flags["devices"] = int(flags["devices"])
     values |= {**flags, "dataset": merged(values.get("dataset", {}), dataset)}
