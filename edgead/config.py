@@ -38,6 +38,7 @@ PathOrUrl = Annotated[str, AfterValidator(_path_or_url)]
 NetworkName = Literal["cfrg-wrn50", "cfrg-r18", "cfrg-duo0", "cfrg-lite0", "cfrg-nano0"]
 SIZES: dict[str, int] = {"cfrg-wrn50": 256, "cfrg-r18": 256, "cfrg-duo0": 256, "cfrg-lite0": 256, "cfrg-nano0": 192}
 """Side of the images that a network is made for, pixels."""
+Synthesis = Literal["reference", "rich", "wide"]
 SegmentationLoss = Literal["cross-entropy", "focal-dice"]
 
 
@@ -104,9 +105,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(default=1e-4, ge=0)
     seed: int = Field(default=42, ge=0, lt=2**32)
     clean_share: float = Field(default=0.2, ge=0, lt=1)
-    synthesis: Literal["reference", "rich", "wide"] = Field(
-        default_factory=lambda given: "wide" if _network(given) == "cfrg-duo0" else "rich"
-    )
+    synthesis: Synthesis = Field(default_factory=lambda given: "wide" if _network(given) == "cfrg-duo0" else "rich")
     segmentation_loss: SegmentationLoss = Field(
         default_factory=lambda given: "focal-dice" if _network(given) == "cfrg-duo0" else "cross-entropy"
     )

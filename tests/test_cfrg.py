@@ -17,6 +17,7 @@ from edgead.cfrg.cosine import CosineHead  # noqa: E402
 from edgead.cfrg.data import EpochBatches  # noqa: E402
 from edgead.cfrg.inspection import Inspection, balance, map_parts  # noqa: E402
 from edgead.cfrg.model import Cfrg, build  # noqa: E402
+from edgead.config import Synthesis  # noqa: E402
 from edgead.errors import ArtefactError, ConfigError, MissingError  # noqa: E402
 
 
@@ -178,7 +179,7 @@ def test_perlin_masks_have_the_statistics_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("kinds", ["reference", "rich", "wide"])
-def test_corruption_changes_only_what_its_mask_says(kinds: synthesis.Synthesis) -> None:
+def test_corruption_changes_only_what_its_mask_says(kinds: Synthesis) -> None:
     image = np.random.default_rng(1).integers(60, 200, (96, 96, 3), dtype=np.uint8)
     source = synthesis.textures(None)
     changed = 0

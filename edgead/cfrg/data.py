@@ -13,7 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from edgead import images
 from edgead.cfrg import defects
-from edgead.cfrg.synthesis import Synthesis, Textures, corrupt
+from edgead.cfrg.synthesis import Textures, corrupt
+from edgead.config import Synthesis
 from edgead.datasets.sample import Sample
 from edgead.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""More ways to corrupt a Good image than the paper's, and to vary it: what a teacher is adapted on.
+"""More ways to corrupt a Good image than the paper's, and to vary it: what ``cfrg-duo0`` learns from.
 
 Every function draws from the generator that it is given. Patches follow NSA (Schlüter et al., ECCV 2022) in spirit:
 a piece of a Good image, resized and in the wrong place, with its rim softened.

@@ -7,7 +7,7 @@ workers share the work.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,9 +15,8 @@ import numpy as np
 from edgead import images
 from edgead.cfrg import defects
 from edgead.cfrg.defects import Field
+from edgead.config import Synthesis
 from edgead.errors import DataError
-
-Synthesis = Literal["reference", "rich", "wide"]
 
 
 class Textures(Protocol):
