@@ -253,7 +253,7 @@ def test_the_threshold_is_that_of_good_parts_that_training_never_saw(run: Run, c
 def test_evaluate_keeps_scores_that_give_the_accuracy_it_prints(run: Run, copied: Path) -> None:
     done = run("evaluate", copied, "--json")
     assert done.code == 0
-    kept = json.loads((copied / "evaluation.fp32.json").read_text())
+    kept = json.loads((copied / "evaluation.fp32@onnxruntime.json").read_text())
     defective = [image["defect"] != "good" for image in kept["images"]]
     scores = [image["score"] for image in kept["images"]]
     assert kept["accuracy"] == done.document["accuracy"]

@@ -249,7 +249,12 @@ def test_verbs_take_a_backend(copied: Path, capsys: pytest.CaptureFixture[str]) 
     assert told["threshold"]["source"].endswith(" on openvino")
     assert Bundle.open(copied).threshold("fp32").source == told["threshold"]["source"]
     assert answer(capsys, "evaluate", copied, *choice)["backend"] == "openvino"
-    assert json.loads((copied / "evaluation.fp32.json").read_text())["backend"] == "openvino"
+    assert json.loads((copied / "evaluation.fp32@openvino.json").read_text())["backend"] == "openvino"
+    answer(capsys, "evaluate", copied, "--threads", "1")
+    assert {file.name for file in copied.glob("evaluation.*")} == {
+        "evaluation.fp32@onnxruntime.json",
+        "evaluation.fp32@openvino.json",
+    }
 
 
 def test_bench_takes_a_backend_for_each_artefact(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""``evaluation.<artefact>.json`` in a run: accuracy, and the score of every test image."""
+"""``evaluation.<artefact>@<backend>.json`` in a run: accuracy, and the score of every test image."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ if TYPE_CHECKING:
 SCHEMA = "edgead.evaluation/1"
 
 
-def write_evaluation(
-    bundle: Bundle, artefact: str, document: Mapping[str, Any], samples: Sequence[Sample], found: Evaluation
-) -> Path:
-    """Keep an evaluation in its run; returns the file."""
+def write_evaluation(bundle: Bundle, document: Mapping[str, Any], samples: Sequence[Sample], found: Evaluation) -> Path:
+    """Keep an evaluation of the document's artefact by its backend in the run; returns the file."""
     images = [{**_identity(sample), "score": score} for sample, score in zip(samples, found.scores, strict=True)]
-    sha256 = bundle.artefacts[artefact].sha256
-    path = _path(bundle, artefact)
+    sha256 = bundle.artefacts[document["artefact"]].sha256
+    path = _path(bundle, document["artefact"], document["backend"])
     text = json.dumps({"schema": SCHEMA, "sha256": sha256, **document, "images": images}, indent=1, allow_nan=False)
     write_text(path, text + "\n")
     return path
 
 
-def read_evaluation(bundle: Bundle, artefact: str, samples: Sequence[Sample]) -> Evaluation | None:
-    """Return the evaluation of an artefact's present bytes on these very samples; None where there is none.
+def read_evaluation(bundle: Bundle, artefact: str, backend: str, samples: Sequence[Sample]) -> Evaluation | None:
+    """Return the evaluation of an artefact's present bytes by a backend on these samples; None where there is none.
 
     Raises:
         DataError: the file is damaged.
     """
     from edgead.evaluate import Accuracy, Counts, Evaluation
 
-    path = _path(bundle, artefact)
+    path = _path(bundle, artefact, backend)
     if not path.is_file():
         return None
     try:
@@ -53,8 +51,8 @@ def read_evaluation(bundle: Bundle, artefact: str, samples: Sequence[Sample]) ->
         raise DataError(f"{path}: damaged ({error}); measure again: edgead evaluate {bundle.path}") from error
 
 
-def _path(bundle: Bundle, artefact: str) -> Path:
-    return bundle.path / f"evaluation.{artefact}.json"
+def _path(bundle: Bundle, artefact: str, backend: str) -> Path:
+    return bundle.path / f"evaluation.{artefact}@{backend}.json"
 
 
 def _identity(sample: Sample) -> dict[str, str]:

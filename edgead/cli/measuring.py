@@ -68,8 +68,8 @@ def add_verbs(verbs: Verbs) -> None:
         evaluate,
         summary="measure accuracy on the test images by the MVTec protocol",
         example="edgead evaluate runs/my_part",
-        more="Writes evaluation.<artefact>.json into the run, with the score of every image. Where parts have several\n"
-        "images, it also judges the parts as a station would, by each fusion that the threshold was set for.",
+        more="Writes evaluation.<artefact>@<backend>.json into the run, with every image's score. Where parts have\n"
+        "several images, it also judges the parts as a station would, by each fusion that the threshold was set for.",
     )
     add_artefact(parser)
     add_backend(parser)
@@ -170,7 +170,7 @@ def evaluate(wanted: argparse.Namespace) -> Answer:
         "parts": [row.to_dict() for row in parts],
         "seconds": round(time.monotonic() - begin, 3),
     }
-    document["file"] = str(write_evaluation(bundle, wanted.artefact, document, dataset.test, found))
+    document["file"] = str(write_evaluation(bundle, document, dataset.test, found))
     return Answer(document, _shown(wanted, backend, dataset, found, verdicts, parts))
 
 

@@ -121,11 +121,12 @@ def report(wanted: argparse.Namespace) -> Answer:
     """Write a run's report."""
     from benchmarks.report import write_report
     from edgead.bundle import Bundle
+    from edgead.runtime.open import backend_of
 
     bundle = Bundle.open(wanted.bundle)
     bundle.file(wanted.artefact)
     _, dataset = of_bundle(bundle, wanted)
-    evaluation = read_evaluation(bundle, wanted.artefact, dataset.test)
+    evaluation = read_evaluation(bundle, wanted.artefact, backend_of(bundle, wanted.artefact), dataset.test)
     path = write_report(
         bundle, artefact=wanted.artefact, samples=dataset.test, evaluation=evaluation, threads=wanted.threads
     )
