@@ -6,11 +6,15 @@
 In the README a table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->``. Names of columns after the
 name choose and order them, and a column ``old=new`` is renamed: ``<!-- results:speed runner p50_ms=p50,ms -->``; a
 comma stands for a space. So no figure is ever typed by hand.
+
+``NAME+OTHER`` sets the rows of a second file beside those of the first that have the same first column; what else
+names a row of the second in words comes before its columns: ``<!-- results:all+speed method int8@openvino.fps -->``.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -100,6 +104,31 @@ def find(name: str, folder: Path = FOLDER) -> Results:
     return read(folder / f"{name}.json")
 
 
+def beside(left: Results, right: Results) -> Results:
+    """Return the rows of one file with those of another beside them, by the first column of both.
+
+    A value of the right rows is found as ``words.column``, where the words are the row's other texts joined by ``@``.
+
+    Raises:
+        DataError: their first columns differ, or two right rows have the same name.
+    """
+    keys = {next(iter(row)) for results in (left, right) for row in results.rows}
+    if len(keys) != 1:
+        raise DataError(f"rows that begin with {', '.join(sorted(keys))} cannot be set beside each other")
+    (key,) = keys
+    found: dict[Any, dict[str, JsonValue]] = {}
+    for row in right.rows:
+        words = "@".join(value for name, value in row.items() if name != key and isinstance(value, str))
+        values = {name: value for name, value in row.items() if name != key and not isinstance(value, str)}
+        of_key = found.setdefault(row[key], {})
+        if words in of_key:
+            raise DataError(f"two rows of {row[key]} are both named '{words}'")
+        of_key[words] = dict(values)
+    rows = [{**row, **found.get(row[key], {})} for row in left.rows]
+    command = " && ".join(dict.fromkeys((left.command, right.command)))
+    return left.model_copy(update={"rows": tuple(rows), "command": command, "date": max(left.date, right.date)})
+
+
 def markdown(results: Results, columns: Sequence[str] = ()) -> str:
     """Return a markdown table, and a line on where and how it was measured.
 
@@ -141,7 +170,7 @@ def fill(text: str, folder: Path = FOLDER) -> str:
         if end is None or (following and following.start() < end.start()):
             raise DataError(f"line {line}: results:{name} has no end; write <!-- /results --> below it")
         try:
-            table = markdown(find(name, folder), columns) if _is_measured(name, folder) else _NOT_YET.format(name)
+            table = _table(name, columns, folder)
         except DataError as error:
             raise DataError(f"line {line}: {error}") from error
         pieces += [text[at : begin.end()], "\n", table, "\n"]
@@ -168,10 +197,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _is_measured(name: str, folder: Path) -> bool:
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise DataError(f"'{name}' is no name of results; expected letters, digits, '_', '-' or '.'")
-    return (folder / f"{name}.json").is_file()
+def _table(name: str, columns: Sequence[str], folder: Path) -> str:
+    names = name.split("+")
+    for each in names:
+        if not re.fullmatch(r"[\w.-]+", each):
+            raise DataError(f"'{each}' is no name of results; expected letters, digits, '_', '-' or '.'")
+        if not (folder / f"{each}.json").is_file():
+            return _NOT_YET.format(each)
+    return markdown(functools.reduce(beside, (find(each, folder) for each in names)), columns)
 
 
 def _rewrite(readme: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import fill, find, markdown, read, save
+from benchmarks.results import beside, fill, find, markdown, read, save
 from edgead.errors import DataError
 
 ROOT = Path(__file__).parents[1]
@@ -128,3 +128,29 @@ def test_the_readme_holds_what_the_command_writes(tmp_path: Path) -> None:
 def test_every_committed_file_is_readable_and_makes_a_table() -> None:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
         assert markdown(read(path)).startswith("| ")
+
+
+def test_two_files_stand_beside_each_other_by_their_first_column(tmp_path: Path) -> None:
+    accuracy = [{"method": "ours", "AUROC": 0.9}, {"method": "theirs", "AUROC": 0.8}]
+    speed = [
+        {"method": "ours", "artefact": "int8", "backend": "openvino", "fps": 200.0},
+        {"method": "ours", "artefact": "fp32", "backend": "openvino", "fps": 100.0},
+    ]
+    save(tmp_path / "accuracy.json", command="measure it", conditions={}, rows=accuracy)
+    save(tmp_path / "speed.json", command="time it", conditions={}, rows=speed)
+    text = "<!-- results:accuracy+speed method AUROC int8@openvino.fps=FPS -->\n<!-- /results -->"
+    lines = fill(text, tmp_path).splitlines()
+    assert lines[1] == "| method | AUROC | FPS |"
+    assert lines[3:5] == ["| ours | 0.9 | 200 |", "| theirs | 0.8 | \N{EN DASH} |"]
+    assert "`measure it && time it`" in lines[6]
+    assert "no `benchmarks/results/none.json`" in fill(text.replace("+speed", "+none"), tmp_path)
+
+
+def test_files_that_do_not_fit_are_not_set_beside_each_other(tmp_path: Path) -> None:
+    left = read(write(tmp_path))
+    save(tmp_path / "twice.json", command="c", conditions={}, rows=[{"network": "a", "n": 1}, {"network": "a", "n": 2}])
+    save(tmp_path / "other.json", command="c", conditions={}, rows=[{"method": "a", "n": 1}])
+    with pytest.raises(DataError, match="begin with method, network"):
+        beside(left, read(tmp_path / "other.json"))
+    with pytest.raises(DataError, match="two rows of a are both named ''"):
+        beside(left, read(tmp_path / "twice.json"))

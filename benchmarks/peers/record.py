@@ -71,6 +71,7 @@ class Record:
         results.save(self._path, command=command, conditions=conditions, rows=self.summaries())
 
     def summaries(self) -> list[Row]:
-        """Return the medians of each method, in the order in which they were measured."""
+        """Return the medians of each method, those with the highest image AUROC first."""
         methods = dict.fromkeys(row["method"] for row in self._runs)
-        return [medians([row for row in self._runs if row["method"] == method]) for method in methods]
+        found = [medians([row for row in self._runs if row["method"] == method]) for method in methods]
+        return sorted(found, key=lambda row: row["image_AUROC"] or 0.0, reverse=True)
