@@ -3,7 +3,9 @@
     pip install elpv-dataset
     python -m benchmarks.peers.elpv --category mono --out runs/elpv/mono
     edgead train runs/elpv/mono/train.yaml --seed 0 --out runs/elpv/mono-lite0-0
-    python -m benchmarks.peers runs/elpv/mono/train.yaml --ours runs/elpv/mono-lite0 --seeds 1 --save FILE
+    edgead train runs/elpv/mono/train.yaml --network cfrg-duo0 --epochs 16 --seed 0 --out runs/elpv/mono-duo0-0
+    python -m benchmarks.peers runs/elpv/mono/train.yaml --ours runs/elpv/mono-lite0 runs/elpv/mono-duo0 \\
+        --seeds 1 --save FILE
 
 2,624 electroluminescence images of 300x300 pixels, with the probability of a defect: 0 is Good here, 1 defective, and
 what lies between is left out. Labels are by image; which cells share a module is not known, so each counts as a part
