@@ -71,7 +71,7 @@ def cross_validated(features: Floats, dataset: Dataset, good: Floats, strength: 
         good: of the Good training images ``(M, F)``.
 
     Raises:
-        DataError: fewer Good or defective parts than folds.
+        DataError: Good or defective images of fewer parts than folds.
     """
     linear, folds = require("sklearn.linear_model", extra="dev"), require("sklearn.model_selection", extra="dev")
     scaling, pipeline = require("sklearn.preprocessing", extra="dev"), require("sklearn.pipeline", extra="dev")
@@ -79,7 +79,7 @@ def cross_validated(features: Floats, dataset: Dataset, good: Floats, strength: 
     parts = np.array([sample.part for sample in dataset.test])
     for name, chosen in (("Good", ~labels), ("defective", labels)):
         if (count := len(set(parts[chosen]))) < FOLDS:
-            raise DataError(f"the test split has {count} {name} parts; the probe needs {FOLDS} or more")
+            raise DataError(f"the test split has {name} images of {count} parts; the probe needs {FOLDS} or more")
     scores = np.zeros(len(labels))
     for repeat in range(REPEATS):
         divided = folds.StratifiedGroupKFold(FOLDS, shuffle=True, random_state=repeat)

@@ -9,10 +9,15 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.probe import cross_validated, describe
+from benchmarks import results
+from benchmarks.probe import STRENGTHS, cross_validated, describe, main
+from edgead.bundle import Bundle
 from edgead.cfrg.model import build
+from edgead.config import load_train
 from edgead.datasets import Dataset, Sample
 from edgead.errors import DataError
+from edgead.evaluate import evaluate
+from edgead.runtime.open import open_runner
 
 PARTS, SHOTS = 20, 6
 
@@ -63,5 +68,26 @@ def test_it_needs_as_many_parts_as_folds() -> None:
     few = Dataset(
         "few", "part", train=(), validation=(), test=tuple(s for s in every.test if s.is_good or int(s.part) < 8)
     )
-    with pytest.raises(DataError, match="4 defective parts"):
+    with pytest.raises(DataError, match="defective images of 4 parts"):
         cross_validated(np.zeros((len(few.test), 2)), few, np.zeros((1, 2)), 0.01)
+
+
+def test_the_command_keeps_the_run_beside_its_probe(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save = tmp_path / "probe.json"
+    monkeypatch.setattr("sys.argv", ["probe", str(trained), "--save", str(save)])
+    monkeypatch.setattr("benchmarks.probe.FOLDS", 8)
+    assert main() == 2
+    assert "defective images of 7 parts; the probe needs 8 or more" in capsys.readouterr().err
+    assert not save.exists()
+    monkeypatch.setattr("benchmarks.probe.FOLDS", 5)
+    assert main() == 0
+    own, *probes = results.read(save).rows
+    test = load_train(trained / "train.yaml").dataset.open().test
+    with open_runner(Bundle.open(trained), "checkpoint") as runner:
+        expected = evaluate(runner, test).accuracy
+    assert own["method"] == "cfrg-lite0, Good images alone"
+    assert own["image_AUROC"] == pytest.approx(expected.image_AUROC, abs=1e-4)
+    assert own["by_defect"] == pytest.approx(expected.image_AUROC_by_defect, abs=1e-4)
+    assert [row["method"] for row in probes] == [f"probe, C = {strength:g}" for strength in STRENGTHS]
